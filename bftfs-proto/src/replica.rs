@@ -1,0 +1,239 @@
+//! A replica: the state machine of PBFT (Castro & Liskov, OSDI'99).
+//!
+//! One file per duty: `request` admits and proposes, `ordering` is the three phases, `execution`
+//! runs what is decided and answers, `checkpoint` makes checkpoints stable, `catch_up` asks for and
+//! gives what is missing, `recovery` begins again from the disk. `log`, `pool` and `state` are the
+//! data that they share.
+
+mod catch_up;
+mod checkpoint;
+mod execution;
+mod log;
+mod ordering;
+mod pool;
+mod recovery;
+mod request;
+mod state;
+mod transfer;
+
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::string::String;
+
+use bftfs_state::{Digest, Tree};
+use serde::Serialize;
+
+use crate::auth::{Reject, Signer};
+use crate::config::Cluster;
+use crate::engine::{Input, Output, Record, To};
+use crate::message::{Fetch, Message, Tag};
+use crate::service::Service;
+use crate::types::{ClientId, Lsn, Mono, Now, Principal, ReplicaId, Seq, View};
+
+pub use recovery::{Loaded, Setup};
+
+use catch_up::Want;
+use checkpoint::Checkpoints;
+use log::Log;
+use pool::Pool;
+use state::State;
+use transfer::Transfer;
+
+/// One replica. Step it with `handle`, then drain `poll_output`.
+#[derive(Debug)]
+pub struct Replica<S> {
+    cluster: Cluster,
+    me: ReplicaId,
+    signer: Signer,
+    view: View,
+    state: State<S>,
+    log: Log,
+    pool: Pool,
+    checkpoints: Checkpoints,
+    /// What is asked of others, by its hash.
+    wants: BTreeMap<Fetch, Want>,
+    /// Slots whose proposal or decided batch lacks bodies, by the body.
+    blocked: BTreeMap<Digest, BTreeSet<Seq>>,
+    transfer: Option<Transfer>,
+    /// Large answers, by client: kept until the client's next ones, for [`Message::Ask`].
+    answers: execution::Answers,
+    outputs: VecDeque<Output>,
+    /// The number of the last record appended.
+    appended: Lsn,
+    /// The record that the executed state depends on.
+    executed_lsn: Lsn,
+    /// The primary's next sequence number.
+    next_seq: Seq,
+    /// No fast read is answered before this is executed (`docs/protocol.md`, restart barrier).
+    barrier: Seq,
+    started: Mono,
+    last_status: Mono,
+    /// When each peer's STATUS was answered last.
+    answered: BTreeMap<ReplicaId, Mono>,
+    /// This replica's state differs from a stable checkpoint: it is faulty and says nothing more.
+    diverged: bool,
+    now: Now,
+    rejects: BTreeMap<Reject, u64>,
+}
+
+/// Where a replica is, for people and for tests.
+#[derive(Clone, Debug, Serialize)]
+pub struct ReplicaStatus {
+    /// The replica.
+    pub id: u32,
+    /// Its view.
+    pub view: u64,
+    /// The primary of that view.
+    pub primary: u32,
+    /// The last sequence number it executed.
+    pub last_executed: u64,
+    /// Its last stable checkpoint.
+    pub last_stable: u64,
+    /// It fetches state because its log does not reach back far enough.
+    pub transferring: bool,
+    /// Its state differs from what a quorum agreed on.
+    pub diverged: bool,
+    /// Requests that wait to be ordered.
+    pub waiting: usize,
+    /// Refused messages by reason.
+    pub rejects: BTreeMap<String, u64>,
+}
+
+impl<S: Service> Replica<S> {
+    /// Takes one input. Never fails and never blocks; drain [`Self::poll_output`] afterwards.
+    pub fn handle(&mut self, now: Now, input: Input) {
+        self.now = now;
+        if self.diverged {
+            return;
+        }
+        match input {
+            Input::Message(from, message) => {
+                if let Err(reject) = self.on_message(from, message.into_inner()) {
+                    *self.rejects.entry(reject).or_default() += 1;
+                }
+            }
+            Input::Timeout => self.on_timeout(),
+            Input::CheckpointDurable(seq) => self.on_checkpoint_durable(seq),
+            Input::Client(id, key) => {
+                self.cluster.clients.insert(id, key);
+            }
+        }
+        self.check_invariants();
+    }
+
+    fn on_message(&mut self, from: Principal, message: Message) -> Result<(), Reject> {
+        match from {
+            Principal::Client(client) => match message {
+                Message::Request(request) => self.on_request(client, request),
+                Message::Read(read) => self.on_read(client, &read),
+                Message::Ask(tag) => self.on_ask(client, tag),
+                _ => Err(Reject::Role),
+            },
+            Principal::Replica(id) if id == self.me || id.0 as usize >= self.cluster.n() => {
+                Err(Reject::Role)
+            }
+            Principal::Replica(replica) => match message {
+                Message::PrePrepare(pre_prepare) => self.on_pre_prepare(replica, pre_prepare),
+                Message::Prepare(vote) => self.on_prepare(replica, &vote),
+                Message::Commit(vote) => self.on_commit(replica, &vote),
+                Message::Checkpoint(checkpoint) => self.on_checkpoint(checkpoint),
+                Message::Status(status) => self.on_status(replica, &status),
+                Message::Decided(decided) => self.on_decided(replica, &decided),
+                Message::Fetch(wanted) => self.on_fetch(replica, &wanted),
+                Message::Data(data) => self.on_data(data),
+                Message::Request(_) | Message::Read(_) | Message::Ask(_) | Message::Reply(_) => {
+                    Err(Reject::Role)
+                }
+            },
+        }
+    }
+
+    /// The next output, in order. Drain to `None` before the next input.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Input::Timeout`] is due.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Mono> {
+        let want = self.wants.values().map(|want| want.due);
+        want.chain([self.status_due()]).min()
+    }
+
+    /// Where this replica is.
+    #[must_use]
+    pub fn status(&self) -> ReplicaStatus {
+        let rejects = self.rejects.iter().map(|(why, n)| (alloc::format!("{why:?}"), *n));
+        ReplicaStatus {
+            id: self.me.0,
+            view: self.view.0,
+            primary: self.cluster.primary(self.view).0,
+            last_executed: self.state.executed().0,
+            last_stable: self.log.low().0,
+            transferring: self.transfer.is_some(),
+            diverged: self.diverged,
+            waiting: self.pool.waiting(),
+            rejects: rejects.collect(),
+        }
+    }
+
+    /// The service's tree, for tools and for checks.
+    #[must_use]
+    pub fn tree(&self) -> &Tree {
+        self.state.tree()
+    }
+
+    /// The last sequence number executed.
+    #[must_use]
+    pub fn executed(&self) -> Seq {
+        self.state.executed()
+    }
+
+    /// The batch that was decided for `seq`, while it is in the log.
+    #[must_use]
+    pub fn decided(&self, seq: Seq) -> Option<Digest> {
+        self.log.get(seq).and_then(|slot| slot.decided)
+    }
+
+    /// The digest of the whole state, computed from nothing. Slow: for checks.
+    #[must_use]
+    pub fn digest_from_scratch(&self) -> Digest {
+        self.state.digest_from_scratch(&self.cluster.id)
+    }
+
+    fn is_primary(&self) -> bool {
+        self.cluster.primary(self.view) == self.me
+    }
+
+    fn append(&mut self, record: Record) {
+        self.appended.0 += 1;
+        self.outputs.push_back(Output::Append(record));
+    }
+
+    /// Sends after everything appended so far is durable.
+    fn send(&mut self, to: To, message: Message) {
+        self.send_after(self.appended, to, message);
+    }
+
+    fn send_after(&mut self, after: Lsn, to: To, message: Message) {
+        // A cluster of one has no other replicas to tell.
+        if to != To::Replicas || self.cluster.n() > 1 {
+            self.outputs.push_back(Output::Send { to, message, after });
+        }
+    }
+
+    fn send_to(&mut self, to: ReplicaId, message: Message) {
+        self.send(To::One(Principal::Replica(to)), message);
+    }
+
+    /// The sentences of `docs/protocol.md` about one replica, as assertions on what it computed.
+    fn check_invariants(&self) {
+        let (low, high, executed) = (self.log.low(), self.log.high(), self.state.executed());
+        assert!(low <= executed, "the log is cut only below what was executed");
+        assert!(executed <= high, "nothing above the high watermark is executed");
+        assert!(high.0 - low.0 == self.cluster.window);
+        assert!(self.next_seq > executed || !self.is_primary(), "a primary proposes new numbers");
+    }
+}
+
+/// Which client and which question: the key under which a large answer is kept.
+type AnswerKey = (ClientId, Tag);

@@ -1,0 +1,237 @@
+//! Asking for what is missing and giving what others lack. Driven by state, not by connections:
+//! each replica says where it is (STATUS), and its peers send again what it has not (TOCS'02, 5.2).
+
+use alloc::vec::Vec;
+
+use bftfs_state::Digest;
+
+use crate::auth::Reject;
+use crate::config::{BATCH_REQUESTS_MAX, FETCH_PAUSE_NANOS};
+use crate::config::{STATUS_BUSY_NANOS, STATUS_IDLE_NANOS};
+use crate::engine::{Output, To};
+use crate::message::{
+    Data, Decided, Fetch, Message, PrePrepare, Request, SlotStatus, Status, Vote,
+};
+use crate::service::Service;
+use crate::types::{Mono, Principal, ReplicaId, Seq};
+
+use super::Replica;
+use super::request::is_signed;
+
+/// Sequence numbers for which votes are sent again in answer to one STATUS.
+const RESEND_SEQS_MAX: usize = 32;
+
+/// Something asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Want {
+    /// When it is asked for next.
+    pub(super) due: Mono,
+    /// How often it was asked for: each time of another replica.
+    attempts: u32,
+}
+
+impl<S: Service> Replica<S> {
+    /// Asks for `what` after a pause, in which it may come by itself.
+    pub(super) fn want(&mut self, what: Fetch) {
+        let due = match what {
+            Fetch::Request(_) => self.now.mono.after(FETCH_PAUSE_NANOS),
+            Fetch::Batch(_) | Fetch::Stable(_) | Fetch::Block(_) => self.now.mono,
+        };
+        self.wants.entry(what).or_insert(Want { due, attempts: 0 });
+    }
+
+    pub(super) fn on_timeout(&mut self) {
+        self.ask();
+        if self.now.mono >= self.status_due() {
+            self.last_status = self.now.mono;
+            self.consider_transfer();
+            self.send_status();
+        }
+    }
+
+    pub(super) fn status_due(&self) -> Mono {
+        let open = self.log.iter().next_back().is_some_and(|(seq, _)| seq > self.state.executed());
+        let busy = open || !self.wants.is_empty() || self.transfer.is_some();
+        self.last_status.after(if busy { STATUS_BUSY_NANOS } else { STATUS_IDLE_NANOS })
+    }
+
+    /// Asks for everything that is due, each thing of one replica at a time, in turn.
+    fn ask(&mut self) {
+        let now = self.now.mono;
+        let due = |(what, want): (&Fetch, &Want)| (want.due <= now).then_some((*what, *want));
+        let due: Vec<(Fetch, Want)> = self.wants.iter().filter_map(due).collect();
+        let me = self.me;
+        for id in self.cluster.ids().filter(|id| *id != me) {
+            let of_this = due.iter().filter(|(_, want)| self.asked_in_turn(want.attempts) == id);
+            let wanted: Vec<Fetch> = of_this.map(|(what, _)| *what).collect();
+            for part in wanted.chunks(BATCH_REQUESTS_MAX) {
+                self.send_to(id, Message::Fetch(part.to_vec()));
+            }
+        }
+        for (what, mut want) in due {
+            want.attempts += 1;
+            let pause = FETCH_PAUSE_NANOS.saturating_mul(u64::from(want.attempts.min(16)));
+            want.due = now.after(pause);
+            self.wants.insert(what, want);
+        }
+    }
+
+    fn asked_in_turn(&self, attempt: u32) -> ReplicaId {
+        let n = u32::try_from(self.cluster.n()).unwrap_or(u32::MAX);
+        let step = 1 + attempt % n.saturating_sub(1).max(1);
+        ReplicaId((self.me.0 + step) % n)
+    }
+
+    fn send_status(&mut self) {
+        let executed = self.state.executed();
+        let last = self.log.iter().next_back().map_or(executed, |(seq, _)| seq);
+        let slots =
+            (executed.0 + 1..=last.0).take(usize::try_from(self.cluster.window).unwrap_or(0));
+        let slots = slots
+            .map(|seq| self.log.get(Seq(seq)).map_or(SlotStatus::Empty, super::log::Slot::status));
+        let slots = slots.collect();
+        let status = Status { view: self.view, stable: self.log.low(), executed, slots };
+        self.send(To::Replicas, Message::Status(status));
+    }
+
+    /// A peer says where it is: it gets what it lacks, at most once a STATUS period.
+    pub(super) fn on_status(&mut self, from: ReplicaId, status: &Status) -> Result<(), Reject> {
+        let now = self.now.mono;
+        let soon = |last: &Mono| now < last.after(STATUS_BUSY_NANOS / 2);
+        if self.answered.get(&from).is_some_and(soon) {
+            return Err(Reject::Quota);
+        }
+        self.answered.insert(from, now);
+        if status.stable < self.log.low() {
+            self.send_stable(from);
+        }
+        self.resend_claims(from, status.stable);
+        self.send_decided(from, status.executed);
+        self.resend_votes(from, status);
+        Ok(())
+    }
+
+    fn send_stable(&mut self, to: ReplicaId) {
+        let root = self.checkpoints.own(self.log.low()).copied();
+        if let (Some(root), false) = (root, self.checkpoints.stable.is_empty()) {
+            let certificate = self.checkpoints.stable.clone();
+            self.send_to(to, Message::Data(Data::Stable(certificate, root)));
+        }
+    }
+
+    fn send_decided(&mut self, to: ReplicaId, executed: Seq) {
+        let decided = |(seq, slot): (Seq, &super::log::Slot)| Some((seq, slot.decided?));
+        let after = self.log.iter().filter(|(seq, _)| *seq > executed);
+        let batches: Vec<(Seq, Digest)> = after.filter_map(decided).collect();
+        if !batches.is_empty() {
+            self.send_to(to, Message::Decided(Decided { batches }));
+        }
+    }
+
+    fn resend_votes(&mut self, to: ReplicaId, status: &Status) {
+        if status.view != self.view {
+            return;
+        }
+        let theirs = |seq: Seq| {
+            let index = seq.0.checked_sub(status.executed.0)?.checked_sub(1)?;
+            Some(*status.slots.get(usize::try_from(index).ok()?).unwrap_or(&SlotStatus::Empty))
+        };
+        let mut messages = Vec::new();
+        let open = self.log.iter().filter_map(|(seq, slot)| Some((seq, slot, theirs(seq)?)));
+        for (seq, slot, theirs) in open.take(RESEND_SEQS_MAX) {
+            let Some(accepted) = slot.accepted.as_ref().filter(|a| a.view == self.view) else {
+                continue;
+            };
+            let (view, digest) = (accepted.view, accepted.digest);
+            let vote = Vote { view, seq, digest };
+            if theirs == SlotStatus::Empty && self.is_primary() {
+                let batch = accepted.batch.clone();
+                messages.push(Message::PrePrepare(PrePrepare { view, seq, batch }));
+            }
+            if theirs <= SlotStatus::Accepted && !self.is_primary() {
+                messages.push(Message::Prepare(vote));
+            }
+            if theirs <= SlotStatus::Prepared && slot.prepared == Some((view, digest)) {
+                messages.push(Message::Commit(vote));
+            }
+        }
+        messages.into_iter().for_each(|message| self.send_to(to, message));
+    }
+
+    /// Claims of w replicas decide: one of them is correct, and it says that the batch committed.
+    pub(super) fn on_decided(&mut self, from: ReplicaId, decided: &Decided) -> Result<(), Reject> {
+        let weak = self.cluster.weak();
+        for (seq, digest) in &decided.batches {
+            if *seq <= self.state.executed() {
+                continue;
+            }
+            let slot = self.log.slot(*seq)?;
+            slot.claims.insert(from, *digest);
+            let matching = slot.claims.values().filter(|claim| *claim == digest).count();
+            if matching >= weak && slot.decided.is_none() {
+                self.decide(*seq, *digest);
+            }
+        }
+        Ok(())
+    }
+
+    /// A peer asks for content by its hash.
+    pub(super) fn on_fetch(&mut self, from: ReplicaId, wanted: &[Fetch]) -> Result<(), Reject> {
+        for what in wanted {
+            match what {
+                Fetch::Request(digest) => {
+                    if let Some(body) = self.pool.get(digest) {
+                        let request = body.request.clone();
+                        self.send_to(from, Message::Data(Data::Request(request)));
+                    }
+                }
+                Fetch::Batch(digest) => {
+                    let cluster = self.cluster.id;
+                    let found = self.log.iter().find_map(|(_, slot)| slot.batch(digest, &cluster));
+                    if let Some(batch) = found.cloned() {
+                        self.send_to(from, Message::Data(Data::Batch(batch)));
+                    }
+                }
+                Fetch::Stable(seq) if self.log.low() >= *seq => self.send_stable(from),
+                Fetch::Stable(_) => {}
+                Fetch::Block(digest) => {
+                    let to = Principal::Replica(from);
+                    self.outputs.push_back(Output::Serve(to, *digest));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Content came. It is used iff it was asked for and hashes to the name it was asked by.
+    pub(super) fn on_data(&mut self, data: Data) -> Result<(), Reject> {
+        match data {
+            Data::Request(request) => self.on_request_body(request),
+            Data::Batch(batch) => {
+                let digest = batch.digest(&self.cluster.id);
+                self.wants.remove(&Fetch::Batch(digest)).ok_or(Reject::Unasked)?;
+                let next = self.state.executed().next();
+                let decided = self.log.get_mut(next).filter(|s| s.decided == Some(digest));
+                decided.ok_or(Reject::Unasked)?.learned = Some(batch);
+                self.execute_ready();
+                Ok(())
+            }
+            Data::Stable(certificate, root) => self.on_stable_data(certificate, &root),
+            Data::Block(digest, bytes) => self.on_block(digest, bytes),
+        }
+    }
+
+    /// A relayed request needs its client's signature.
+    fn on_request_body(&mut self, request: Request) -> Result<(), Reject> {
+        let digest = request.digest(&self.cluster.id);
+        if !self.blocked.contains_key(&digest) {
+            return Err(Reject::Unasked);
+        }
+        if !is_signed(&self.cluster, &request) {
+            return Err(Reject::Signature);
+        }
+        self.pool.add(digest, request, true)?;
+        self.unblock(&digest);
+        Ok(())
+    }
+}

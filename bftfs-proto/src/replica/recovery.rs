@@ -1,0 +1,193 @@
+//! Beginning again from the disk: a checkpoint, then the journal (`docs/protocol.md`, restart).
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+
+use bftfs_state::Tree;
+
+use crate::auth::Signer;
+use crate::config::Cluster;
+use crate::engine::Record;
+use crate::message::{Batch, Checkpoint, Request, StateRoot, Vote};
+use crate::service::Service;
+use crate::types::{Lsn, Now, ReplicaId, Seq, View};
+
+use super::Replica;
+use super::checkpoint::Checkpoints;
+use super::log::{Accepted, Log};
+use super::pool::Pool;
+use super::state::State;
+
+/// Who a replica is.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Its cluster.
+    pub cluster: Cluster,
+    /// Its index.
+    pub me: ReplicaId,
+    /// Its key.
+    pub signer: Signer,
+}
+
+/// The newest checkpoint on this replica's own disk.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What it is made of.
+    pub root: StateRoot,
+    /// The session table.
+    pub sessions: Tree,
+    /// The service's tree.
+    pub service: Tree,
+}
+
+impl<S: Service> Replica<S> {
+    /// A replica as its disk left it: the state of `loaded` (of genesis, if there is none), then
+    /// every vote of `records`, and everything executed again that is known to be decided.
+    pub fn recover(
+        setup: Setup,
+        service: S,
+        now: Now,
+        loaded: Option<Loaded>,
+        records: Vec<Record>,
+    ) -> Self {
+        let root = loaded.as_ref().map(|loaded| loaded.root);
+        let stable = last_stable(&records);
+        let state = match loaded {
+            Some(Loaded { root, sessions, service: tree }) => {
+                State::load(service, &root, sessions, tree)
+            }
+            None => State::genesis(service),
+        };
+        // Votes above the stable checkpoint count even where the own checkpoint is further on.
+        let stable_seq = stable.as_ref().map_or(Seq(0), |(_, root)| root.seq);
+        let low = stable_seq.min(state.executed());
+        let mut replica = Self::fresh(setup, now, state, low);
+        replica.barrier = stable_seq;
+        replica.checkpoints = Checkpoints::starting_at(root);
+        records.into_iter().for_each(|record| replica.replay(record));
+        replica.resume(stable, root);
+        replica
+    }
+
+    fn fresh(setup: Setup, now: Now, state: State<S>, low: Seq) -> Self {
+        Self {
+            me: setup.me,
+            signer: setup.signer,
+            view: View(0),
+            log: Log::new(low, setup.cluster.window),
+            cluster: setup.cluster,
+            pool: Pool::default(),
+            checkpoints: Checkpoints::default(),
+            wants: BTreeMap::new(),
+            blocked: BTreeMap::new(),
+            transfer: None,
+            answers: super::execution::Answers::default(),
+            outputs: VecDeque::new(),
+            appended: Lsn(0),
+            executed_lsn: Lsn(0),
+            next_seq: state.executed().next(),
+            barrier: Seq(0),
+            started: now.mono,
+            last_status: now.mono,
+            answered: BTreeMap::new(),
+            diverged: false,
+            now,
+            rejects: BTreeMap::new(),
+            state,
+        }
+    }
+
+    fn replay(&mut self, record: Record) {
+        if record.seq().is_some_and(|seq| seq <= self.log.low()) {
+            return;
+        }
+        match record {
+            Record::View(view) => self.view = self.view.max(view),
+            Record::Stable(..) => {}
+            Record::Accepted { view, seq, batch, requests } => {
+                self.replay_accepted(view, seq, batch, requests);
+            }
+            Record::Prepared { view, seq, digest } => {
+                let me = self.me;
+                self.barrier = self.barrier.max(seq);
+                let slot = self.log.restore(seq);
+                if slot.prepared.is_none_or(|(earlier, _)| earlier < view)
+                    && slot.commits.add(me, &Vote { view, seq, digest }).is_ok()
+                {
+                    slot.prepared = Some((view, digest));
+                }
+            }
+            Record::Learned { seq, batch, requests } => {
+                self.barrier = self.barrier.max(seq);
+                self.restore_bodies(seq, &batch, requests);
+                let digest = batch.digest(&self.cluster.id);
+                let slot = self.log.restore(seq);
+                slot.decided = Some(digest);
+                slot.learned = Some(batch);
+            }
+        }
+    }
+
+    fn replay_accepted(&mut self, view: View, seq: Seq, batch: Batch, requests: Vec<Request>) {
+        self.restore_bodies(seq, &batch, requests);
+        let digest = batch.digest(&self.cluster.id);
+        let (me, backup) = (self.me, self.cluster.primary(view) != self.me);
+        let slot = self.log.restore(seq);
+        if slot.accepted.as_ref().is_some_and(|accepted| accepted.view >= view) {
+            return;
+        }
+        slot.accepted = Some(Accepted { view, digest, batch });
+        if backup {
+            let own = slot.prepares.add(me, &Vote { view, seq, digest });
+            assert!(own.is_ok(), "the journal holds one prepare for a view and number");
+        }
+    }
+
+    fn restore_bodies(&mut self, seq: Seq, batch: &Batch, requests: Vec<Request>) {
+        for (digest, request) in batch.requests.iter().zip(requests) {
+            self.pool.restore(*digest, request, seq);
+        }
+    }
+
+    /// Executes what is known to be decided. What is only prepared waits for the others' votes.
+    fn resume(&mut self, stable: Option<(Vec<Checkpoint>, StateRoot)>, own: Option<StateRoot>) {
+        let last = self.log.iter().rfind(|(_, slot)| slot.accepted.is_some());
+        let accepted = last.map_or(Seq(0), |(seq, _)| seq);
+        self.next_seq = self.next_seq.max(accepted.next());
+        if let Some(root) = own.filter(|root| root.seq > self.log.low()) {
+            self.claim_checkpoint(&root);
+        }
+        match stable {
+            Some((stable, root)) if root.seq == self.log.low() => {
+                self.checkpoints.restore(root, stable);
+            }
+            Some((stable, _)) => self.learn_of_stable(stable),
+            None => {}
+        }
+        let executed = self.state.executed();
+        let seqs: Vec<Seq> = self.log.iter().map(|(seq, _)| seq).collect();
+        for seq in seqs {
+            // What the checkpoint holds was executed as prepared here, or else as a Learned record
+            // says. Others may still have to be told.
+            if let Some(slot) = self.log.get_mut(seq).filter(|_| seq <= executed) {
+                slot.decided = slot.decided.or_else(|| slot.prepared.map(|(_, digest)| digest));
+            }
+            self.try_prepare(seq);
+            self.try_commit(seq);
+        }
+        self.execute_ready();
+        self.check_invariants();
+    }
+}
+
+/// The highest stable certificate among the records.
+fn last_stable(records: &[Record]) -> Option<(Vec<Checkpoint>, StateRoot)> {
+    let certificate = |record: &Record| match record {
+        Record::Stable(certificate, root) => Some((certificate.clone(), *root)),
+        Record::Accepted { .. }
+        | Record::Prepared { .. }
+        | Record::Learned { .. }
+        | Record::View(_) => None,
+    };
+    records.iter().filter_map(certificate).max_by_key(|(_, root)| root.seq)
+}

@@ -1,0 +1,75 @@
+//! Requests: admission at every replica, proposals by the primary (OSDI'99 sections 4.1, 4.2).
+
+use crate::auth::Reject;
+use crate::config::PIPELINE_BATCHES;
+use crate::engine::To;
+use crate::message::{Batch, Message, PrePrepare, Request};
+use crate::service::Service;
+use crate::types::{ClientId, Seq};
+
+use super::Replica;
+use super::state::Standing;
+
+impl<S: Service> Replica<S> {
+    /// A request from its own client's link. Accepted iff
+    /// - the client is in the cluster;
+    /// - it was not executed (else its answer is sent again);
+    /// - the client is within its quota.
+    ///
+    /// The link authenticates it to this replica; its signature is checked before it is proposed
+    /// or when it was relayed (`docs/protocol.md`, requests).
+    pub(super) fn on_request(&mut self, from: ClientId, request: Request) -> Result<(), Reject> {
+        if !self.cluster.clients.contains_key(&from) {
+            return Err(Reject::Role);
+        }
+        match self.state.standing(&request) {
+            Standing::Executed(kept) => {
+                self.answer_again(from, request.tag(), kept);
+                return Err(Reject::Stale);
+            }
+            // A replica that lags sees numbers and sessions that are still to come.
+            Standing::Fresh | Standing::Refused(_) => {}
+        }
+        let digest = request.digest(&self.cluster.id);
+        self.pool.add(digest, request, false)?;
+        self.unblock(&digest);
+        self.propose();
+        Ok(())
+    }
+
+    /// The primary assigns numbers while the pipeline has room; what comes meanwhile collects
+    /// into the next batch. So batches grow with load and nothing waits for a timer.
+    pub(super) fn propose(&mut self) {
+        if !self.is_primary() || self.transfer.is_some() {
+            return;
+        }
+        let last = Seq(self.state.executed().0 + PIPELINE_BATCHES).min(self.log.high());
+        while self.next_seq <= last {
+            let (cluster, state) = (&self.cluster, &self.state);
+            let requests = self.pool.next_batch(|request, verified| {
+                let current = !matches!(state.standing(request), Standing::Executed(_));
+                current && (verified || is_signed(cluster, request))
+            });
+            if requests.is_empty() {
+                return;
+            }
+            let batch = Batch { requests, time: self.now.wall };
+            let (view, seq) = (self.view, self.next_seq);
+            self.next_seq = seq.next();
+            self.accept(seq, batch.clone());
+            let message = Message::PrePrepare(PrePrepare { view, seq, batch });
+            self.send(To::Replicas, message);
+            self.try_prepare(seq);
+        }
+    }
+}
+
+/// Whether the request carries its client's signature. A cluster of one needs none.
+pub(super) fn is_signed(cluster: &crate::config::Cluster, request: &Request) -> bool {
+    let digest = request.digest(&cluster.id);
+    cluster.n() == 1
+        || cluster
+            .clients
+            .get(&request.client)
+            .is_some_and(|key| key.verify(&digest, &request.signature).is_ok())
+}

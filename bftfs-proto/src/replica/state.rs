@@ -1,0 +1,296 @@
+//! The replicated state: the session table and the service's tree, and how a request changes them.
+//!
+//! The session table holds, per slot, the number and the answer of its last request. It is part of
+//! the checkpoint, so that a replica that skipped an execution by state transfer can still answer,
+//! and so that nothing is ever executed twice (OSDI'99 section 4.1; at-most-once).
+
+use alloc::vec::Vec;
+
+use bftfs_state::{Digest, Snapshot, Tree};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::codec;
+use crate::config::{CLIENT_SESSIONS_MAX, RESULT_CACHED_BYTES_MAX};
+use crate::engine::Snapshots;
+use crate::message::{Answer, Body, Request, StateRoot};
+use crate::service::{Context, Service};
+use crate::types::{ClientId, Seq, SessionId, SlotIndex, Wall};
+
+/// How stale a session's time of last use may be, so that not every request rewrites it.
+const ACTIVITY_GRAIN_NANOS: u64 = 10_000_000_000;
+
+/// A session, under `[0, id]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Session {
+    client: ClientId,
+    nonce: u64,
+    active: Wall,
+}
+
+/// The last request of a slot, under `[1, session, slot]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Last {
+    number: u64,
+    kept: Kept,
+}
+
+/// What is kept of an answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Kept {
+    /// All of it.
+    Whole(Answer),
+    /// Its digest: it was too large for the session table.
+    Digest(Digest),
+}
+
+/// Where a request stands with the session table.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It is the next of its slot, or opens a session that does not exist.
+    Fresh,
+    /// It was executed last in its slot.
+    Executed(Kept),
+    /// It cannot be executed: this is the answer.
+    Refused(Answer),
+}
+
+/// Everything that a checkpoint covers.
+#[derive(Debug)]
+pub(super) struct State<S> {
+    service: S,
+    sessions: Tree,
+    tree: Tree,
+    executed: Seq,
+    time: Wall,
+}
+
+impl<S: Service> State<S> {
+    pub(super) fn genesis(service: S) -> Self {
+        let mut tree = Tree::new();
+        service.genesis(&mut tree);
+        Self { service, sessions: Tree::new(), tree, executed: Seq(0), time: Wall(0) }
+    }
+
+    pub(super) fn load(service: S, root: &StateRoot, sessions: Tree, tree: Tree) -> Self {
+        Self { service, sessions, tree, executed: root.seq, time: root.time }
+    }
+
+    /// Replaces everything by a state that was fetched and checked.
+    pub(super) fn install(&mut self, root: &StateRoot, sessions: Tree, tree: Tree) {
+        assert!(root.seq > self.executed, "state transfer only goes forward");
+        self.sessions = sessions;
+        self.tree = tree;
+        self.executed = root.seq;
+        self.time = root.time;
+    }
+
+    /// The last sequence number executed.
+    pub(super) fn executed(&self) -> Seq {
+        self.executed
+    }
+
+    /// The service's tree.
+    pub(super) fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// Begins the execution of the batch `seq` and returns the agreed time of its first request:
+    /// the larger of the proposed time and one more than any before (OSDI'99 section 6.2).
+    pub(super) fn begin(&mut self, seq: Seq, proposed: Wall, requests: usize) -> Wall {
+        assert!(seq == self.executed.next(), "batches are executed in order, without gaps");
+        let first = Wall(proposed.0.max(self.time.0.saturating_add(1)));
+        self.executed = seq;
+        self.time = Wall(first.0.saturating_add(requests as u64));
+        first
+    }
+
+    /// Answers an operation that changes nothing.
+    pub(super) fn query(&self, client: ClientId, session: SessionId, operation: &Bytes) -> Answer {
+        let context = Context { client, session, time: self.time };
+        self.service.query(&self.tree, &context, operation).map_or(Answer::NotRead, Answer::Result)
+    }
+
+    /// Where `request` stands, without changing anything.
+    pub(super) fn standing(&self, request: &Request) -> Standing {
+        match &request.body {
+            Body::Open(nonce) => match self.session_opened_by(request.client, *nonce) {
+                Some(session) => Standing::Executed(Kept::Whole(Answer::Opened(session))),
+                None => Standing::Fresh,
+            },
+            Body::Operation(session, slot, number, _) | Body::Close(session, slot, number) => {
+                self.standing_in_slot(request.client, *session, *slot, *number)
+            }
+        }
+    }
+
+    fn standing_in_slot(
+        &self,
+        client: ClientId,
+        session: SessionId,
+        slot: SlotIndex,
+        number: u64,
+    ) -> Standing {
+        if self.session(session).is_none_or(|s| s.client != client) {
+            return Standing::Refused(Answer::NoSession);
+        }
+        let last = self.last(session, slot);
+        let done = last.as_ref().map_or(0, |last| last.number);
+        match last {
+            Some(last) if number == done => Standing::Executed(last.kept),
+            _ if number == done.saturating_add(1) => Standing::Fresh,
+            _ if number <= done => Standing::Refused(Answer::Forgotten),
+            _ => Standing::Refused(Answer::OutOfOrder),
+        }
+    }
+
+    /// Executes `request` at `time`; `None` if it was executed before.
+    pub(super) fn execute(
+        &mut self,
+        cluster: &Digest,
+        request: &Request,
+        time: Wall,
+    ) -> Option<Answer> {
+        match self.standing(request) {
+            Standing::Executed(_) => None,
+            Standing::Refused(answer) => Some(answer),
+            Standing::Fresh => Some(self.execute_fresh(cluster, request, time)),
+        }
+    }
+
+    fn execute_fresh(&mut self, cluster: &Digest, request: &Request, time: Wall) -> Answer {
+        match &request.body {
+            Body::Open(nonce) => Answer::Opened(self.open(request.client, *nonce, time)),
+            Body::Close(session, ..) => {
+                self.close(*session, time);
+                Answer::Closed
+            }
+            Body::Operation(session, slot, number, operation) => {
+                let context = Context { client: request.client, session: *session, time };
+                let result = self.service.execute(&mut self.tree, &context, operation);
+                let answer = Answer::Result(result);
+                self.touch(*session, time);
+                let kept = if answer.bytes() <= RESULT_CACHED_BYTES_MAX {
+                    Kept::Whole(answer.clone())
+                } else {
+                    Kept::Digest(answer.digest(cluster))
+                };
+                let last = Last { number: *number, kept };
+                self.sessions.insert(&slot_key(*session, *slot), codec::encode(&last));
+                answer
+            }
+        }
+    }
+
+    fn open(&mut self, client: ClientId, nonce: u64, time: Wall) -> SessionId {
+        let mine = self.sessions_of(client);
+        if mine.len() >= CLIENT_SESSIONS_MAX {
+            let idle = mine.iter().min_by_key(|(id, session)| (session.active, *id));
+            if let Some((id, _)) = idle {
+                self.close(*id, time);
+            }
+        }
+        let counter = self.sessions.get(&[3]).and_then(|bytes| codec::decode::<u64>(bytes).ok());
+        let id = counter.unwrap_or(0) + 1;
+        self.sessions.insert(&[3], codec::encode(&id));
+        let session = Session { client, nonce, active: time };
+        self.sessions.insert(&session_key(SessionId(id)), codec::encode(&session));
+        self.sessions.insert(&client_key(client, SessionId(id)), Vec::new());
+        SessionId(id)
+    }
+
+    fn close(&mut self, id: SessionId, time: Wall) {
+        let Some(session) = self.session(id) else { return };
+        self.sessions.remove(&session_key(id));
+        self.sessions.remove(&client_key(session.client, id));
+        let slots = tagged(1, &[&id.0.to_be_bytes()]);
+        let keys: Vec<Vec<u8>> = self.sessions.prefix(&slots).map(|(key, _)| key.into()).collect();
+        keys.iter().for_each(|key| {
+            self.sessions.remove(key);
+        });
+        self.service.session_closed(&mut self.tree, id, time);
+    }
+
+    fn touch(&mut self, id: SessionId, time: Wall) {
+        let Some(mut session) = self.session(id) else { return };
+        if time.0.saturating_sub(session.active.0) > ACTIVITY_GRAIN_NANOS {
+            session.active = time;
+            self.sessions.insert(&session_key(id), codec::encode(&session));
+        }
+    }
+
+    fn session(&self, id: SessionId) -> Option<Session> {
+        codec::decode(self.sessions.get(&session_key(id))?).ok()
+    }
+
+    fn last(&self, session: SessionId, slot: SlotIndex) -> Option<Last> {
+        codec::decode(self.sessions.get(&slot_key(session, slot))?).ok()
+    }
+
+    fn sessions_of(&self, client: ClientId) -> Vec<(SessionId, Session)> {
+        let prefix = tagged(2, &[&client.0.to_be_bytes()]);
+        let id = |key: &[u8]| key.last_chunk().map(|bytes| SessionId(u64::from_be_bytes(*bytes)));
+        let ids = self.sessions.prefix(&prefix).filter_map(|(key, _)| id(key));
+        ids.filter_map(|id| Some((id, self.session(id)?))).collect()
+    }
+
+    fn session_opened_by(&self, client: ClientId, nonce: u64) -> Option<SessionId> {
+        let sessions = self.sessions_of(client);
+        sessions.into_iter().find(|(_, session)| session.nonce == nonce).map(|(id, _)| id)
+    }
+
+    /// Computes the digest of the state and freezes it. Costs what changed since the last time.
+    pub(super) fn seal(&mut self) -> Snapshots {
+        let (mut sessions, mut service) = (self.sessions.seal(), self.tree.seal());
+        let root = StateRoot {
+            seq: self.executed,
+            time: self.time,
+            sessions: sessions.root,
+            service: service.root,
+        };
+        sessions.added.append(&mut service.added);
+        sessions.freed.append(&mut service.freed);
+        Snapshots {
+            root,
+            trees: self.snapshots(),
+            added: sessions.added,
+            freed: sessions.freed,
+            rewrite: false,
+        }
+    }
+
+    /// Both trees as they were sealed.
+    pub(super) fn snapshots(&self) -> [Snapshot; 2] {
+        [self.sessions.snapshot(), self.tree.snapshot()]
+    }
+
+    /// The digest of the state, computed from nothing: what the incremental one must equal.
+    pub(super) fn digest_from_scratch(&self, cluster: &Digest) -> Digest {
+        StateRoot {
+            seq: self.executed,
+            time: self.time,
+            sessions: self.sessions.digest_from_scratch(),
+            service: self.tree.digest_from_scratch(),
+        }
+        .digest(cluster)
+    }
+}
+
+fn tagged(table: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(24);
+    key.push(table);
+    parts.iter().for_each(|part| key.extend_from_slice(part));
+    key
+}
+
+fn session_key(id: SessionId) -> Vec<u8> {
+    tagged(0, &[&id.0.to_be_bytes()])
+}
+
+fn slot_key(session: SessionId, slot: SlotIndex) -> Vec<u8> {
+    tagged(1, &[&session.0.to_be_bytes(), &slot.0.to_be_bytes()])
+}
+
+fn client_key(client: ClientId, session: SessionId) -> Vec<u8> {
+    tagged(2, &[&client.0.to_be_bytes(), &session.0.to_be_bytes()])
+}

@@ -1,0 +1,206 @@
+//! State transfer: a replica whose log does not reach back far enough fetches the stable state
+//! (OSDI'99 section 4.3; TOCS'02 section 5.3).
+//!
+//! The certificate proves the root. From there every block is checked against the digest by which
+//! its parent names it, so one honest source is enough and a liar wastes one answer at a time.
+//! Blocks that this replica has already are not fetched.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+
+use bftfs_state::{Digest, Tree, block_children};
+use bytes::Bytes;
+
+use crate::auth::Reject;
+use crate::config::{FETCH_BLOCKS_MAX, STATUS_BUSY_NANOS};
+use crate::engine::{Output, Record};
+use crate::message::{Checkpoint, Fetch, StateRoot};
+use crate::service::Service;
+use crate::types::{Mono, Seq};
+
+use super::Replica;
+use super::checkpoint::is_certificate;
+
+/// A state on its way here.
+#[derive(Debug)]
+pub(super) struct Transfer {
+    certificate: Vec<Checkpoint>,
+    root: StateRoot,
+    /// Checked blocks of the new state, and those of the old one that it may share.
+    blocks: BTreeMap<Digest, Bytes>,
+    old: BTreeMap<Digest, Bytes>,
+    /// Blocks of the new state that are not here.
+    missing: BTreeSet<Digest>,
+    /// When the last piece came.
+    progress: Mono,
+}
+
+impl Transfer {
+    fn new(certificate: Vec<Checkpoint>, root: StateRoot, old: BTreeMap<Digest, Bytes>) -> Self {
+        let (blocks, missing) = (BTreeMap::new(), BTreeSet::new());
+        let mut transfer =
+            Self { certificate, root, blocks, old, missing, progress: Mono::default() };
+        transfer.walk(root.sessions);
+        transfer.walk(root.service);
+        transfer
+    }
+
+    /// Goes down from `digest` as far as blocks are here and notes where they end.
+    fn walk(&mut self, digest: Digest) {
+        let mut pending = Vec::from([digest]);
+        while let Some(digest) = pending.pop() {
+            if self.blocks.contains_key(&digest) {
+                continue;
+            }
+            match self.old.remove(&digest) {
+                Some(bytes) => pending.extend(self.keep(digest, bytes)),
+                None => {
+                    self.missing.insert(digest);
+                }
+            }
+        }
+    }
+
+    fn keep(&mut self, digest: Digest, bytes: Bytes) -> Vec<Digest> {
+        let children = block_children(&digest, &bytes).unwrap_or_default();
+        self.blocks.insert(digest, bytes);
+        children
+    }
+}
+
+impl<S: Service> Replica<S> {
+    /// The others are stable at a checkpoint that this replica has not reached. It notes that; if
+    /// a STATUS period later it has still not got there by its log, it fetches the state.
+    pub(super) fn learn_of_stable(&mut self, certificate: Vec<Checkpoint>) {
+        let seq = |certificate: &[Checkpoint]| certificate.first().map_or(Seq(0), |c| c.seq);
+        if seq(&certificate) > seq(&self.checkpoints.ahead) {
+            self.checkpoints.ahead = certificate;
+            self.checkpoints.ahead_since = self.state.executed();
+        }
+    }
+
+    /// Called once a STATUS period.
+    pub(super) fn consider_transfer(&mut self) {
+        let Some(ahead) = self.checkpoints.ahead.first().map(|claim| claim.seq) else { return };
+        let executed = self.state.executed();
+        if executed >= ahead {
+            self.checkpoints.ahead.clear();
+        } else if executed == self.checkpoints.ahead_since && self.transfer.is_none() {
+            self.want(Fetch::Stable(ahead));
+        }
+        self.checkpoints.ahead_since = executed;
+    }
+
+    /// A stable checkpoint with its certificate. Used iff the certificate holds, and the root is
+    /// what it certifies.
+    pub(super) fn on_stable_data(
+        &mut self,
+        certificate: Vec<Checkpoint>,
+        root: &StateRoot,
+    ) -> Result<(), Reject> {
+        if root.seq <= self.log.low() {
+            return Err(Reject::Stale);
+        }
+        let claim = certificate.first().ok_or(Reject::Shape)?;
+        if claim.seq != root.seq || claim.state != root.digest(&self.cluster.id) {
+            return Err(Reject::Hash);
+        }
+        if !is_certificate(&certificate, &self.cluster) {
+            return Err(Reject::Signature);
+        }
+        // Whoever lags takes any later state: the one asked for may be known to nobody else.
+        let asked = |what: &Fetch| matches!(what, Fetch::Stable(_));
+        // Peers keep two checkpoints: the one that is being fetched may be gone.
+        let now = self.now.mono;
+        let stalled =
+            |t: &Transfer| t.root.seq < root.seq && t.progress.after(STATUS_BUSY_NANOS) < now;
+        let wanted = match &self.transfer {
+            Some(transfer) => stalled(transfer),
+            None => self.wants.keys().any(asked),
+        };
+        if !wanted || root.seq <= self.state.executed() {
+            if self.transfer.is_none() {
+                self.on_stable(certificate);
+            }
+            return Ok(());
+        }
+        self.wants.retain(|what, _| !asked(what));
+        self.start_transfer(certificate, *root);
+        Ok(())
+    }
+
+    fn start_transfer(&mut self, certificate: Vec<Checkpoint>, root: StateRoot) {
+        let old = match self.transfer.take() {
+            Some(mut stalled) => {
+                self.wants.retain(|what, _| !matches!(what, Fetch::Block(_)));
+                stalled.old.append(&mut stalled.blocks);
+                stalled.old
+            }
+            None => {
+                self.state.seal();
+                let snapshots = self.state.snapshots();
+                let blocks = snapshots.iter().flat_map(bftfs_state::Snapshot::blocks);
+                blocks.map(|block| (block.digest, block.bytes)).collect()
+            }
+        };
+        let mut transfer = Transfer::new(certificate, root, old);
+        transfer.progress = self.now.mono;
+        self.transfer = Some(transfer);
+        self.continue_transfer();
+    }
+
+    /// A block of the state. Used iff it was asked for and its content has that digest.
+    pub(super) fn on_block(&mut self, digest: Digest, bytes: Bytes) -> Result<(), Reject> {
+        let transfer = self.transfer.as_mut().ok_or(Reject::Unasked)?;
+        if !transfer.missing.contains(&digest) {
+            return Err(Reject::Unasked);
+        }
+        block_children(&digest, &bytes).map_err(|_| Reject::Hash)?;
+        transfer.progress = self.now.mono;
+        transfer.missing.remove(&digest);
+        self.wants.remove(&Fetch::Block(digest));
+        transfer.keep(digest, bytes).into_iter().for_each(|child| transfer.walk(child));
+        self.continue_transfer();
+        Ok(())
+    }
+
+    fn continue_transfer(&mut self) {
+        let Some(transfer) = &self.transfer else { return };
+        if transfer.missing.is_empty() {
+            self.finish_transfer();
+            return;
+        }
+        let asked = self.wants.keys().filter(|what| matches!(what, Fetch::Block(_))).count();
+        let room = FETCH_BLOCKS_MAX.saturating_sub(asked);
+        let next = transfer.missing.iter().map(|digest| Fetch::Block(*digest));
+        let next = next.filter(|what| !self.wants.contains_key(what)).take(room);
+        let next: Vec<Fetch> = next.collect();
+        next.into_iter().for_each(|what| self.want(what));
+    }
+
+    fn finish_transfer(&mut self) {
+        let Some(transfer) = self.transfer.take() else { return };
+        let (root, seq) = (transfer.root, transfer.root.seq);
+        let mut fetch = |digest: &Digest| transfer.blocks.get(digest).cloned();
+        let sessions = Tree::open(root.sessions, &mut fetch);
+        let service = Tree::open(root.service, &mut fetch);
+        let (Ok(sessions), Ok(service)) = (sessions, service) else {
+            // A quorum certified a root below which no tree stands: more than f replicas lie.
+            self.diverged = true;
+            self.outputs.clear();
+            return;
+        };
+        self.state.install(&root, sessions, service);
+        self.append(Record::Stable(transfer.certificate.clone(), root));
+        self.executed_lsn = self.appended;
+        self.checkpoints.install(root, transfer.certificate);
+        self.cut_log(seq);
+        self.pool.discard_if(|request| {
+            matches!(self.state.standing(request), super::state::Standing::Executed(_))
+        });
+        let mut snapshots = self.state.seal();
+        snapshots.rewrite = true;
+        self.outputs.push_back(Output::Checkpoint(snapshots));
+        self.execute_ready();
+    }
+}

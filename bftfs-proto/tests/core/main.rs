@@ -1,0 +1,12 @@
+//! The rules of the agreement core, one test each.
+
+mod catch_up;
+mod checkpoint;
+mod client;
+mod execution;
+mod frames;
+mod hostile;
+mod ordering;
+mod outbox;
+mod recovery;
+mod support;

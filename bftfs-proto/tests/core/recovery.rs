@@ -1,0 +1,99 @@
+//! Beginning again from the journal: no vote is forgotten and none is revised.
+
+use bftfs_proto::message::{Message, Status, Tag};
+use bftfs_proto::types::{Seq, SessionId, SlotIndex, View};
+
+use super::support::*;
+
+fn status() -> Message {
+    let (view, stable, executed) = (View(0), Seq(0), Seq(0));
+    Message::Status(Status { view, stable, executed, slots: vec![] })
+}
+
+#[test]
+fn another_proposal_for_a_number_voted_on_before_the_crash_gets_no_prepare() {
+    let (mut node, request) = (Node::new(1), open(1, 9));
+    let first = batch(&[&request]);
+    node.ask(&request);
+    assert_eq!(node.hear(replica(0), &pre_prepare(1, &first)).len(), 2);
+    let (mut node, said) = node.restart();
+    assert_eq!(said, []);
+    node.refuses(replica(0), &pre_prepare(1, &batch(&[])), "Conflict");
+    node.refuses(replica(0), &pre_prepare(1, &first), "Stale");
+    assert_eq!(
+        node.hear(replica(2), &status()),
+        [to_one(replica(2), prepare(1, &first), 0)],
+        "the vote itself is not lost"
+    );
+    assert_eq!(
+        node.hear(replica(3), &prepare(1, &first)),
+        [prepared(1, &first), to_all(commit(1, &first), 1)],
+        "and the bodies are here"
+    );
+}
+
+#[test]
+fn a_commit_is_said_again_and_not_anew() {
+    let (mut node, request) = (Node::new(1), open(1, 9));
+    let first = batch(&[&request]);
+    node.ask(&request);
+    node.hear(replica(0), &pre_prepare(1, &first));
+    assert_eq!(node.hear(replica(2), &prepare(1, &first)).len(), 2);
+    let (mut node, said) = node.restart();
+    assert_eq!(said, []);
+    assert_eq!(node.hear(replica(3), &prepare(1, &first)), [], "no second record");
+    assert_eq!(
+        node.hear(replica(2), &status()),
+        [to_one(replica(2), prepare(1, &first), 0), to_one(replica(2), commit(1, &first), 0),]
+    );
+}
+
+#[test]
+fn a_primary_proposes_no_number_twice() {
+    let (mut node, first, second) = (Node::new(0), open(1, 9), open(1, 10));
+    assert_eq!(node.ask(&first).len(), 2);
+    let (mut node, said) = node.restart();
+    assert_eq!(said, []);
+    assert_eq!(node.ask(&first), []);
+    let batch = batch(&[&second]);
+    assert_eq!(
+        node.ask(&second),
+        [accepted(2, &batch, &[&second]), to_all(pre_prepare(2, &batch), 1)]
+    );
+}
+
+#[test]
+fn no_read_is_answered_before_all_that_was_prepared_is_executed_again() {
+    let mut node = Node::new(1);
+    node.run_to(3);
+    let state = node.replica.digest_from_scratch();
+    let (mut node, said) = node.restart();
+    assert_eq!((said, node.replica.executed()), (vec![], Seq(0)));
+    let batches = [batch(&[&open(1, 9)]), batch(&[&append(1, b"x")]), batch(&[&append(2, b"x")])];
+    for (seq, batch) in (1..).zip(&batches) {
+        node.refuses(client(1), &read(seq, GET), "Stale");
+        node.hear(replica(2), &commit(seq, batch));
+        assert_eq!(node.hear(replica(0), &commit(seq, batch)).len(), 1, "its answer");
+    }
+    assert_eq!(node.replica.digest_from_scratch(), state);
+    let answer = reply(Tag::Read(SessionId(1), 9), result(b"xx"));
+    assert_eq!(node.hear(client(1), &read(9, GET)), [to_one(client(1), answer, 0)]);
+}
+
+#[test]
+fn a_cluster_of_one_executes_at_once_and_again_after_a_crash() {
+    let mut node = Node::of(0, 1);
+    let opened = node.ask(&open(1, 9));
+    assert_eq!(answers(&opened).len(), 1);
+    let last = node.ask(&append(1, b"x"));
+    assert_eq!(last.last(), Some(&to_one(client(1), answer_x(), 4)));
+    let (mut again, _) = Node::with_journal(0, 1, node.records);
+    assert_eq!((again.replica.executed(), again.text()), (Seq(2), b"x".to_vec()));
+    assert_eq!(answers(&again.ask(&append(1, b"x"))).len(), 1, "and has kept the answer");
+    assert_eq!(again.text(), b"x");
+}
+
+fn answer_x() -> Message {
+    let slot = SlotIndex(0);
+    reply(Tag::Ordered(SessionId(1), slot, 1), result(b"x"))
+}
