@@ -1,0 +1,33 @@
+//! The file service: POSIX operations as a deterministic function over the replicated state.
+//!
+//! A client encodes a [`Call`] and has it ordered, or asks it of all replicas if it changes
+//! nothing; an [`Outcome`] comes back. [`FileSystem`] is the function between the two.
+#![no_std]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod attributes;
+mod check;
+mod data;
+mod directory;
+mod errno;
+mod garbage;
+mod inode;
+mod layout;
+mod names;
+mod operation;
+mod permissions;
+mod rename;
+mod service;
+
+pub use attributes::{Attributes, FileType, Ino, ROOT, SetTime, Statistics, Time};
+pub use check::{Damage, check};
+pub use errno::Errno;
+pub use operation::{
+    Call, Credentials, Entry, GROUPS_MAX, Malformed, Operation, Outcome, READ_BYTES_MAX,
+    READDIR_BYTES_MAX, RELEASES_MAX, RenameMode, Reply, SetAttributes, WRITE_BYTES_MAX, access,
+    decode_outcome, encode_outcome,
+};
+pub use service::FileSystem;

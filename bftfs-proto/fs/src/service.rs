@@ -1,0 +1,177 @@
+//! The file service: from the bytes of a call to the bytes of its outcome.
+
+use bftfs_proto::service::{Context, Service};
+use bftfs_proto::types::{SessionId, Wall};
+use bftfs_state::Tree;
+use bytes::Bytes;
+
+use crate::attributes::{FileType, Ino, ROOT, Time};
+use crate::errno::Errno;
+use crate::inode::{Change, View, mode_bits};
+use crate::layout::{self, COOKIE_FIRST, Inode, REMOVED_BLOCKS_MAX, SUPERBLOCK_KEY, Superblock};
+use crate::operation::{Call, Credentials, GROUPS_MAX, Operation, Outcome, Reply, encode_outcome};
+
+/// The file service. It has no state but that in the tree; these are what a new one starts with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileSystem {
+    /// Bytes that contents, targets and names may take together.
+    pub capacity_bytes: u64,
+    /// Inodes that may exist.
+    pub capacity_inodes: u64,
+    /// Owner of the root directory.
+    pub root_uid: u32,
+    /// Group of the root directory.
+    pub root_gid: u32,
+    /// Permission bits of the root directory.
+    pub root_mode: u32,
+}
+
+impl FileSystem {
+    /// A file system whose root directory belongs to the superuser, mode 0755.
+    #[must_use]
+    pub const fn new(capacity_bytes: u64, capacity_inodes: u64) -> Self {
+        Self { capacity_bytes, capacity_inodes, root_uid: 0, root_gid: 0, root_mode: 0o755 }
+    }
+}
+
+impl Service for FileSystem {
+    fn genesis(&self, state: &mut Tree) {
+        let superblock = Superblock {
+            capacity_bytes: self.capacity_bytes,
+            capacity_inodes: self.capacity_inodes,
+            used_bytes: 0,
+            used_inodes: 1,
+            next_number: ROOT.0 + 1,
+        };
+        layout::store(state, SUPERBLOCK_KEY, &superblock);
+        let root = Inode {
+            kind: FileType::Directory,
+            mode: mode_bits(self.root_mode),
+            uid: self.root_uid,
+            gid: self.root_gid,
+            nlink: 2,
+            rdev: 0,
+            size: 0,
+            held: 0,
+            fork: 0,
+            parent: ROOT,
+            next_cookie: COOKIE_FIRST,
+            atime: Time::default(),
+            mtime: Time::default(),
+            ctime: Time::default(),
+            btime: Time::default(),
+        };
+        layout::store(state, &layout::inode_key(ROOT), &root);
+    }
+
+    fn execute(&self, state: &mut Tree, context: &Context, operation: &Bytes) -> Bytes {
+        let outcome = parse(operation).and_then(|call| {
+            let view = View { tree: state, who: &call.credentials };
+            if call.operation.is_read_only() {
+                return answer(view, &call.operation).expect("it changes nothing");
+            }
+            let mut change = begin(state, &call.credentials, context.session, context.time);
+            let outcome = perform(&mut change, &call.operation);
+            change.sweep();
+            outcome
+        });
+        encode_outcome(&outcome)
+    }
+
+    fn query(&self, state: &Tree, _: &Context, operation: &Bytes) -> Option<Bytes> {
+        let outcome = match parse(operation) {
+            Ok(call) if call.operation.is_read_only() => {
+                answer(View { tree: state, who: &call.credentials }, &call.operation)?
+            }
+            Ok(_) => return None,
+            Err(errno) => Err(errno),
+        };
+        Some(encode_outcome(&outcome))
+    }
+
+    fn session_closed(&self, state: &mut Tree, session: SessionId, time: Wall) {
+        let nobody = Credentials::default();
+        let mut change = begin(state, &nobody, session, time);
+        change.close_session();
+        change.sweep();
+    }
+}
+
+fn begin<'a>(
+    tree: &'a mut Tree,
+    who: &'a Credentials,
+    session: SessionId,
+    time: Wall,
+) -> Change<'a> {
+    Change { tree, who, now: time.into(), session, removals: REMOVED_BLOCKS_MAX }
+}
+
+fn parse(bytes: &Bytes) -> Result<Call, Errno> {
+    let call = Call::decode(bytes).map_err(|_| Errno::EINVAL)?;
+    if call.credentials.groups.len() > GROUPS_MAX { Err(Errno::EINVAL) } else { Ok(call) }
+}
+
+/// What an operation gives that only looks, atime aside; `None` if it is another.
+fn answer(view: View<'_>, operation: &Operation) -> Option<Outcome> {
+    Some(match *operation {
+        Operation::Lookup { parent, ref name } => view.lookup(parent, name),
+        Operation::Getattr { ino } => view.getattr(ino),
+        Operation::Access { ino, mask } => view.access(ino, mask),
+        Operation::Readlink { ino, .. } => view.readlink(ino),
+        Operation::Read { ino, offset, length, .. } => view.read(ino, offset, length),
+        Operation::Readdir { ino, cookie, bytes_max, plus, .. } => {
+            view.readdir(ino, cookie, bytes_max, plus)
+        }
+        Operation::Statfs => view.statfs(),
+        Operation::Open { ino, mask, truncate: false } => view.open(ino, mask, false),
+        _ => return None,
+    })
+}
+
+fn perform(change: &mut Change<'_>, operation: &Operation) -> Outcome {
+    match *operation {
+        Operation::Null => Ok(Reply::Done),
+        Operation::Open { ino, mask, truncate } => change.open(ino, mask, truncate),
+        Operation::Setattr { ino, ref set, open } => change.setattr(ino, set, open),
+        Operation::Create { parent, ref name, mode, exclusive, mask, truncate } => {
+            change.create(parent, name, mode, exclusive, mask, truncate)
+        }
+        Operation::Mknod { parent, ref name, kind, mode, rdev } => {
+            change.mknod(parent, name, kind, mode, rdev)
+        }
+        Operation::Mkdir { parent, ref name, mode } => change.mkdir(parent, name, mode),
+        Operation::Symlink { parent, ref name, ref target } => change.symlink(parent, name, target),
+        Operation::Link { ino, parent, ref name } => change.link(ino, parent, name),
+        Operation::Unlink { parent, ref name, keep } => change.unlink(parent, name, keep),
+        Operation::Rmdir { parent, ref name, keep } => change.rmdir(parent, name, keep),
+        Operation::Rename { parent, ref name, new_parent, ref new_name, mode, keep } => {
+            change.rename((parent, name), (new_parent, new_name), mode, keep)
+        }
+        Operation::Write { ino, offset, append, ref data } => {
+            change.write(ino, offset, append, data)
+        }
+        Operation::Release { ref inos } => change.release(inos),
+        Operation::Read { ino, length, .. } => look_and_touch(change, operation, ino, length > 0),
+        Operation::Readlink { ino, .. } | Operation::Readdir { ino, .. } => {
+            look_and_touch(change, operation, ino, true)
+        }
+        Operation::Lookup { .. }
+        | Operation::Getattr { .. }
+        | Operation::Access { .. }
+        | Operation::Statfs => answer(change.view(), operation).expect("it changes nothing"),
+    }
+}
+
+/// Reads and moves the time of last access.
+fn look_and_touch(
+    change: &mut Change<'_>,
+    operation: &Operation,
+    ino: Ino,
+    touch: bool,
+) -> Outcome {
+    let reply = answer(change.view(), operation).expect("it only reads")?;
+    if touch {
+        change.touch(ino);
+    }
+    Ok(reply)
+}

@@ -1,0 +1,74 @@
+//! The check finds damage; elsewhere it is only seen to find none.
+
+use bftfs_fs::{ROOT, check};
+
+use super::harness::{Host, create, mkdir, symlink, unlink_kept, write};
+
+/// A file system with something in every table.
+fn full() -> Host {
+    let mut host = Host::new();
+    let dir = host.make(mkdir(ROOT, "d", 0o755)).ino;
+    let file = host.make(create(dir, "f", 0o644)).ino;
+    host.make(write(file, 0, vec![1; 40_000]));
+    host.make(symlink(ROOT, "l", "target"));
+    host.make(create(ROOT, "o", 0o644));
+    host.root(unlink_kept(ROOT, "o")).expect("removed");
+    host
+}
+
+#[test]
+fn a_missing_key_is_found_whichever_it_is() {
+    let host = full();
+    let keys: Vec<Vec<u8>> = host.tree.prefix(&[]).map(|(key, _)| key.into()).collect();
+    let tables: std::collections::BTreeSet<u8> = keys.iter().map(|key| key[0]).collect();
+    assert_eq!(tables, (1..=7).collect());
+    for key in keys {
+        let mut tree = host.tree.clone();
+        tree.remove(&key);
+        assert_ne!(check(&tree), [], "without {key:02x?}");
+    }
+}
+
+#[test]
+fn a_changed_byte_of_a_name_is_found_and_others_do_no_harm() {
+    let host = full();
+    let keys: Vec<Vec<u8>> = host.tree.prefix(&[]).map(|(key, _)| key.into()).collect();
+    // Each byte of a name or slot matters.
+    for key in keys.iter().filter(|key| [3, 4].contains(&key[0])) {
+        for at in 0..host.tree.get(key).expect("there").len() {
+            let mut tree = host.tree.clone();
+            tree.update(key, |record| record[at] ^= 1);
+            assert_ne!(check(&tree), [], "byte {at} of {key:02x?}");
+        }
+    }
+    // Whatever the bytes are, the check ends without a panic.
+    for key in keys {
+        for at in 0..host.tree.get(&key).expect("there").len().min(100) {
+            for bits in [1, 0x40, 0xff] {
+                let mut tree = host.tree.clone();
+                tree.update(&key, |record| record[at] ^= bits);
+                for damage in check(&tree) {
+                    assert!(!damage.to_string().is_empty());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn keys_of_no_table_and_malformed_records_are_found() {
+    for (key, record) in [
+        (&[9_u8, 1][..], &[][..]),
+        (&[0], &[]),
+        (&[1], &[]),
+        (&[1, 0], &[0]),
+        (&[2, 0, 0, 0, 0, 0, 0, 0, 1, 0], &[0]),
+        (&[5; 17], &[]),
+        (&[7; 16], &[]),
+        (&[8; 10], &[]),
+    ] {
+        let mut host = full();
+        host.tree.insert(key, record);
+        assert_ne!(check(&host.tree), [], "{key:02x?}");
+    }
+}
