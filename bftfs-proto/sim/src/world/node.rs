@@ -1,0 +1,208 @@
+//! A replica with its disk, its outbox and its clock.
+
+use std::collections::VecDeque;
+
+use bftfs_proto::Digest;
+use bftfs_proto::engine::{Outbox, Record, Release, Snapshots};
+use bftfs_proto::replica::{Replica, Setup};
+use bftfs_proto::service::Service;
+use bftfs_proto::types::{Lsn, Mono, Now, Seq};
+
+use crate::disk::Disk;
+
+/// Something that a replica did, to be judged.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Deed {
+    /// It took this digest as the decision for a number.
+    Decided(Seq, Digest),
+    /// Its state has this digest after a number.
+    Reached(Seq, Digest),
+}
+
+/// A machine: it may be up or down, its disk stays.
+#[derive(Debug)]
+pub(super) struct Node<S> {
+    setup: Setup,
+    service: S,
+    replica: Option<Replica<S>>,
+    outbox: Outbox,
+    disk: Disk,
+    /// Counts starts, so that what belongs to an earlier life is not taken for this one's.
+    life: u64,
+    syncing: Option<(Vec<Record>, Lsn)>,
+    storing: Vec<Snapshots>,
+    /// What was done, and the record that it depends on.
+    deeds: VecDeque<(Lsn, Deed)>,
+    armed: Option<Mono>,
+    now: Mono,
+    skew: u64,
+}
+
+impl<S: Service + Clone> Node<S> {
+    pub(super) fn new(setup: Setup, service: S, skew: u64) -> Self {
+        Self {
+            setup,
+            service,
+            replica: None,
+            outbox: Outbox::default(),
+            disk: Disk::default(),
+            life: 0,
+            syncing: None,
+            storing: Vec::new(),
+            deeds: VecDeque::new(),
+            armed: None,
+            now: Mono(0),
+            skew,
+        }
+    }
+
+    pub(super) fn start(&mut self, now: Now) {
+        assert!(self.replica.is_none(), "a node starts when it is down");
+        self.life += 1;
+        self.now = now.mono;
+        let (loaded, records) = self.disk.load();
+        let replica =
+            Replica::recover(self.setup.clone(), self.service.clone(), now, loaded, records);
+        self.replica = Some(replica);
+    }
+
+    /// Power goes. Of the records being written, some number of the first are on the disk.
+    pub(super) fn crash(&mut self, cluster: &Digest, torn: u64, forgets: bool) {
+        if let Some((records, _)) = self.syncing.take() {
+            let kept = usize::try_from(torn).unwrap_or(usize::MAX) % (records.len() + 1);
+            let kept = records.get(..kept).unwrap_or_default();
+            self.disk.append(cluster, kept);
+        }
+        if forgets {
+            self.disk.forget(3);
+        }
+        self.storing.clear();
+        self.deeds.clear();
+        self.outbox = Outbox::default();
+        self.replica = None;
+        self.armed = None;
+        self.life += 1;
+    }
+
+    /// Moves the replica's outputs to the outbox.
+    pub(super) fn poll(&mut self) {
+        while let Some(output) = self.replica.as_mut().and_then(Replica::poll_output) {
+            self.outbox.push(output);
+        }
+    }
+
+    /// Begins to write what is to be written, unless a write is under way.
+    pub(super) fn sync(&mut self) -> bool {
+        if self.syncing.is_some() {
+            return false;
+        }
+        let (records, lsn) = self.outbox.take_records();
+        if records.is_empty() {
+            return false;
+        }
+        self.syncing = Some((records, lsn));
+        true
+    }
+
+    pub(super) fn synced(&mut self, cluster: &Digest, life: u64) -> bool {
+        if life != self.life {
+            return false;
+        }
+        let Some((records, lsn)) = self.syncing.take() else { return false };
+        self.disk.append(cluster, &records);
+        self.outbox.durable(lsn.max(self.outbox.durable_to()));
+        true
+    }
+
+    pub(super) fn note(&mut self, deeds: Vec<Deed>) {
+        let lsn = self.outbox.appended();
+        self.deeds.extend(deeds.into_iter().map(|deed| (lsn, deed)));
+    }
+
+    /// What was done and can no longer be undone by a crash.
+    pub(super) fn durable_deeds(&mut self) -> Vec<Deed> {
+        let durable = self.outbox.durable_to();
+        let mut deeds = Vec::new();
+        while let Some((_, deed)) = self.deeds.pop_front_if(|(lsn, _)| *lsn <= durable) {
+            deeds.push(deed);
+        }
+        deeds
+    }
+
+    pub(super) fn store(&mut self, snapshots: Snapshots) {
+        self.storing.push(snapshots);
+    }
+
+    /// The oldest checkpoint being written is on the disk.
+    pub(super) fn stored(&mut self, life: u64) -> Option<Seq> {
+        if life != self.life || self.storing.is_empty() {
+            return None;
+        }
+        let snapshots = self.storing.remove(0);
+        self.disk.checkpoint(&snapshots);
+        Some(snapshots.root.seq)
+    }
+
+    pub(super) fn truncate(&mut self, seq: Seq) {
+        self.disk.truncate(seq);
+    }
+
+    /// What may leave; everything, if this world is one in which nothing waits for the disk.
+    pub(super) fn release(&mut self, early: bool) -> Vec<Release> {
+        if early {
+            self.outbox.durable(self.outbox.appended());
+        }
+        self.outbox.release()
+    }
+
+    /// The delay to the timer to set, if a new one is due earlier than the one that is set.
+    pub(super) fn arm(&mut self) -> Option<u64> {
+        let due = self.replica.as_ref()?.poll_timeout()?;
+        if self.armed.is_some_and(|armed| armed <= due) {
+            return None;
+        }
+        let at = Mono(due.0.max(self.now.0 + 1));
+        self.armed = Some(at);
+        Some(at.0 - self.now.0)
+    }
+
+    /// Whether the replica's timeout is due now.
+    pub(super) fn on_timer(&mut self, life: u64, now: Now) -> bool {
+        if life != self.life {
+            return false;
+        }
+        self.now = now.mono;
+        self.armed = None;
+        true
+    }
+
+    pub(super) fn replica(&self) -> Option<&Replica<S>> {
+        self.replica.as_ref()
+    }
+
+    pub(super) fn replica_mut(&mut self) -> Option<&mut Replica<S>> {
+        self.replica.as_mut()
+    }
+
+    pub(super) fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    pub(super) fn life(&self) -> u64 {
+        self.life
+    }
+
+    pub(super) fn skew(&self) -> u64 {
+        self.skew
+    }
+
+    pub(super) fn stable(&self) -> Option<u64> {
+        self.replica.as_ref().map(|replica| replica.status().last_stable)
+    }
+
+    pub(super) fn describe(&self) -> String {
+        self.replica
+            .as_ref()
+            .map_or_else(|| "down".into(), |replica| format!("{:?}", replica.status()))
+    }
+}
