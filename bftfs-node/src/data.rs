@@ -1,0 +1,257 @@
+//! The data directory of one replica.
+//!
+//! It holds `identity` (whose it is), `journal/` and `store/`. The identity is written last when
+//! the directory is made, so whatever is missing later was lost, not never there: a replica that
+//! forgot what it promised must not go on as if it were new.
+
+mod blob;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bftfs_state::Digest;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+pub(crate) use self::blob::Blob;
+use crate::journal::{self, Journal};
+use crate::store::{self, LoadedCheckpoint, Store};
+
+/// The version of everything in the data directory.
+pub const FORMAT: u32 = 1;
+
+/// Whose data directory it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The name of the cluster, for example the digest of its configuration at birth.
+    pub cluster: Digest,
+    /// The replica's number in it.
+    pub replica: u32,
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "replica {} of cluster {:?}", self.replica, self.cluster)
+    }
+}
+
+/// When what is written counts as kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// When the disk has it: it survives a power cut of all replicas at once.
+    Sync,
+    /// When the kernel has it: it survives the process, and a power cut of f replicas.
+    Replicated,
+}
+
+/// How to keep the data.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// When what is written counts as kept.
+    pub durability: Durability,
+    /// Size of a new segment of the journal, in bytes; a multiple of 4096. No record can be longer
+    /// than half of it.
+    pub segment_bytes: u64,
+    /// The size that the journal must not exceed, in bytes.
+    pub journal_bytes: u64,
+    /// Bytes of blocks that no longer count that the store may have beside as many as count.
+    pub dead_bytes: u64,
+}
+
+impl Options {
+    /// Segments of 32 MiB, a journal of at most 2 GiB, and 64 MiB of dead blocks.
+    #[must_use]
+    pub fn new(durability: Durability) -> Self {
+        let (segment_bytes, journal_bytes, dead_bytes) = (32 << 20, 2 << 30, 64 << 20);
+        Self { durability, segment_bytes, journal_bytes, dead_bytes }
+    }
+}
+
+/// A data directory, opened and locked.
+#[derive(Debug)]
+pub struct Opened {
+    /// Where to write records.
+    pub journal: Journal,
+    /// The records that the journal has, oldest first. Those that were truncated may be among
+    /// them, and those to be kept until they are replaced may occur more than once.
+    pub records: Vec<Vec<u8>>,
+    /// Where to write checkpoints.
+    pub store: Store,
+    /// The newest checkpoint that the store has.
+    pub checkpoint: Option<LoadedCheckpoint>,
+}
+
+/// Why a data directory cannot be used.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The operating system refused something.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Another process has it.
+    #[error(
+        "the data directory {} is in use by another process; stop that one first, or give each \
+         replica a directory of its own", .0.display()
+    )]
+    Locked(PathBuf),
+    /// Written by another version of this program.
+    #[error(
+        "{} has format {found}, this program knows format {FORMAT}; use the program that wrote it",
+        path.display()
+    )]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// Written by another replica.
+    #[error(
+        "the data directory {} belongs to {found}, not to {expected}; check the paths in the \
+         configuration", path.display()
+    )]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        found: Identity,
+        /// Whose it should be.
+        expected: Identity,
+    },
+    /// Not what was written.
+    #[error(
+        "{} is damaged: {reason}. The replica may have forgotten what it promised, so it must not \
+         go on with this data: restore the file, or move the whole directory away and have the \
+         replica admitted anew", path.display()
+    )]
+    Damaged {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl Error {
+    pub(crate) fn damaged(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Damaged { path: path.to_owned(), reason: reason.into() }
+    }
+
+    /// Says what was tried when an I/O operation fails.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+/// What marks bytes as written here: by this replica into this directory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seal {
+    /// Unknown to clients, so that no data of theirs can look like ours.
+    pub(crate) key: [u8; 32],
+    /// Tells a file of another directory from a damaged one.
+    pub(crate) tag: [u8; 16],
+}
+
+impl Seal {
+    /// For the identity itself, which says who reads the rest.
+    const OPEN: Self = Self { key: [0; 32], tag: [0; 16] };
+
+    fn new(secret: &[u8; 32]) -> Self {
+        let mut tag = [0; 16];
+        blake3::Hasher::new_derive_key("bftfs data directory tag v1")
+            .update(secret)
+            .finalize_xof()
+            .fill(&mut tag);
+        Self { key: blake3::derive_key("bftfs data directory key v1", secret), tag }
+    }
+}
+
+/// Holds the lock on a data directory until it is dropped.
+#[derive(Clone, Debug)]
+pub(crate) struct Lock(#[expect(dead_code, reason = "held, not used")] Arc<File>);
+
+#[derive(Serialize, Deserialize)]
+struct IdentityFile {
+    identity: Identity,
+    secret: [u8; 32],
+}
+
+const IDENTITY_MAGIC: [u8; 8] = *b"bftfs-ID";
+
+/// Opens the data directory at `path`, making it if there is none.
+///
+/// # Errors
+/// When another process has it, when it is another replica's or another version's, and when
+/// anything that was kept is lost or damaged. A write that was under way at a crash is neither.
+///
+/// # Panics
+/// When the size of a segment is not a multiple of 4096 bytes.
+pub fn open(path: &Path, identity: &Identity, options: &Options) -> Result<Opened, Error> {
+    assert!(options.segment_bytes > 0 && options.segment_bytes.is_multiple_of(4096), "whole pages");
+    let lock = lock(path)?;
+    let file = path.join("identity");
+    if !exists(&file)? {
+        create(path, identity, options)?;
+    }
+    let blob = Blob::read(&file, &IDENTITY_MAGIC, &Seal::OPEN)?;
+    let kept: IdentityFile = postcard::from_bytes(&blob)
+        .map_err(|_| Error::damaged(&file, "its contents cannot be read"))?;
+    if kept.identity != *identity {
+        let (found, expected) = (kept.identity, *identity);
+        return Err(Error::Foreign { path: path.to_owned(), found, expected });
+    }
+    let seal = Seal::new(&kept.secret);
+    let (store, checkpoint) = Store::open(&path.join("store"), seal, *options, lock.clone())?;
+    let (journal, records) = Journal::open(&path.join("journal"), seal, *options, lock)?;
+    Ok(Opened { journal, records, store, checkpoint })
+}
+
+fn lock(path: &Path) -> Result<Lock, Error> {
+    fs::create_dir_all(path).map_err(Error::io("create the directory", path))?;
+    let file = path.join("lock");
+    let lock = File::create(&file).map_err(Error::io("create", &file))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(Lock(Arc::new(lock))),
+        Err(TryLockError::WouldBlock) => Err(Error::Locked(path.to_owned())),
+        Err(TryLockError::Error(source)) => Err(Error::io("lock", &file)(source)),
+    }
+}
+
+fn create(path: &Path, identity: &Identity, options: &Options) -> Result<(), Error> {
+    let mut secret = [0; 32];
+    let random = Path::new("/dev/urandom");
+    File::open(random)
+        .and_then(|mut file| file.read_exact(&mut secret))
+        .map_err(Error::io("read", random))?;
+    journal::create(&path.join("journal"), options)?;
+    store::create(&path.join("store"), &Seal::new(&secret))?;
+
+    let kept = IdentityFile { identity: *identity, secret };
+    let bytes = postcard::to_allocvec(&kept).expect("an identity can be encoded");
+    let (new, file) = (path.join("identity.new"), path.join("identity"));
+    Blob::write(&new, &IDENTITY_MAGIC, &Seal::OPEN, &bytes, Durability::Sync)
+        .map_err(Error::io("write", &new))?;
+    fs::rename(&new, &file).map_err(Error::io("write", &file))?;
+    sync_directory(path)
+}
+
+/// Makes the names in a directory durable.
+pub(crate) fn sync_directory(path: &Path) -> Result<(), Error> {
+    File::open(path).and_then(|dir| dir.sync_all()).map_err(Error::io("sync", path))
+}
+
+pub(crate) fn exists(path: &Path) -> Result<bool, Error> {
+    path.try_exists().map_err(Error::io("look at", path))
+}

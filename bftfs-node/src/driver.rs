@@ -1,0 +1,256 @@
+//! The loop that runs a replica: inputs in, records to the journal, messages out.
+//!
+//! One thread runs the agreement. While the disk writes one group of records, the next group
+//! collects; no message leaves before the records that it depends on are kept (`engine.rs`).
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bftfs_fs::FileSystem;
+use bftfs_net::{Clock, Event, Links};
+use bftfs_proto::engine::{Input, Outbox, Release};
+use bftfs_proto::replica::Replica;
+use bftfs_proto::types::{Mono, ReplicaId};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing::{error, info};
+
+use crate::startup::Node;
+use crate::status::{Query, Report, StatusSocket};
+use crate::writer::{BlockServer, Done, JournalWriter, StoreWriter};
+
+/// Inputs that are handled before records are written and messages sent.
+const INPUTS_MAX: usize = 128;
+/// Checkpoints on their way to disk above which nothing new is heard: the disk is too slow.
+const STORING_MAX: usize = 3;
+
+/// Runs a replica until SIGTERM or SIGINT. Must be called on a current-thread runtime.
+///
+/// # Errors
+/// If the address is taken, the status socket cannot be made, or the disk fails or is full: then
+/// what the disk holds is not known, and the replica must not go on.
+pub async fn run(node: Node, socket: &Path) -> anyhow::Result<()> {
+    let mut signals = Signals::new()?;
+    let (links, events) = Links::serve(&node.file, &node.identity, node.me)?;
+    let (status, queries) = StatusSocket::open(socket)?;
+    let cluster = node.file.cluster();
+    let at = node.replica.status();
+    info!(
+        "replica {} of \"{}\" listens on {}: n={} f={} quorum={} durability={} view={} executed={}",
+        node.me,
+        node.file.name,
+        node.file.replicas[node.me.0 as usize].address,
+        cluster.n(),
+        cluster.f(),
+        cluster.quorum(),
+        node.file.durability,
+        at.view,
+        at.last_executed
+    );
+    let (driver, done) = Driver::start(node, links)?;
+    let result = driver.run(events, done, queries, &mut signals).await;
+    drop(status);
+    result
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// The task that owns the replica.
+struct Driver {
+    me: ReplicaId,
+    replica: Replica<FileSystem>,
+    clock: Clock,
+    outbox: Outbox,
+    links: Links,
+    journal: JournalWriter,
+    /// A group of records is on its way to disk.
+    writing: bool,
+    store: StoreWriter,
+    storing: usize,
+    blocks: BlockServer,
+    diverged: bool,
+}
+
+impl Driver {
+    fn start(node: Node, links: Links) -> io::Result<(Self, mpsc::UnboundedReceiver<Done>)> {
+        let (done, receiver) = mpsc::unbounded_channel();
+        let driver = Self {
+            me: node.me,
+            replica: node.replica,
+            clock: node.clock,
+            outbox: Outbox::default(),
+            blocks: BlockServer::start(node.store.reader(), links.clone())?,
+            links,
+            journal: JournalWriter::start(node.journal, node.durability, done.clone())?,
+            writing: false,
+            store: StoreWriter::start(node.store, done)?,
+            storing: 0,
+            diverged: false,
+        };
+        Ok((driver, receiver))
+    }
+
+    async fn run(
+        mut self,
+        mut events: mpsc::Receiver<Event>,
+        mut done: mpsc::UnboundedReceiver<Done>,
+        mut queries: mpsc::Receiver<Query>,
+        signals: &mut Signals,
+    ) -> anyhow::Result<()> {
+        let timer = tokio::time::sleep(Duration::ZERO);
+        tokio::pin!(timer);
+        let mut armed: Option<Mono> = None;
+        let result = loop {
+            if let Err(error) = self.flush() {
+                break Err(error);
+            }
+            let due = self.replica.poll_timeout();
+            if due != armed
+                && let Some(due) = due
+            {
+                timer.as_mut().reset(self.clock.instant(due).into());
+            }
+            armed = due;
+            tokio::select! {
+                () = signals.next() => break Ok(()),
+                Some(done) = done.recv() => {
+                    if let Err(error) = self.on_done(done) {
+                        break Err(error);
+                    }
+                }
+                Some(query) = queries.recv() => query.answer(self.report()),
+                () = &mut timer, if armed.is_some() => {
+                    armed = None;
+                    self.step(Input::Timeout);
+                    self.look_at_state();
+                }
+                Some(event) = events.recv(), if self.storing <= STORING_MAX => {
+                    self.on_event(event);
+                    self.on_more(&mut events);
+                }
+            }
+        };
+        self.stop().await;
+        result
+    }
+
+    /// What else has arrived, up to a limit: the more at once, the fewer writes.
+    fn on_more(&mut self, events: &mut mpsc::Receiver<Event>) {
+        for _ in 1..INPUTS_MAX {
+            if self.storing > STORING_MAX {
+                return;
+            }
+            let Ok(event) = events.try_recv() else { return };
+            self.on_event(event);
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Message(from, message) => self.step(Input::Message(from, message)),
+            Event::ClientAdded(id, key) => self.step(Input::Client(id, key)),
+            // Whoever comes back says by itself where it is.
+            Event::Connected(_) | Event::Disconnected(_) => {}
+        }
+    }
+
+    fn on_done(&mut self, done: Done) -> anyhow::Result<()> {
+        match done {
+            Done::Journal(written) => {
+                self.outbox.durable(written.context(JOURNAL_FAILED)?);
+                self.writing = false;
+            }
+            Done::Store(stored) => {
+                self.storing -= 1;
+                self.step(Input::CheckpointDurable(stored.context(STORE_FAILED)?));
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, input: Input) {
+        self.replica.handle(self.clock.now(), input);
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.replica.poll_output() {
+            self.outbox.push(output);
+        }
+    }
+
+    /// Has the records written, unless a group is being written, and sends what may leave.
+    fn flush(&mut self) -> anyhow::Result<()> {
+        self.drain();
+        if !self.writing {
+            let (records, lsn) = self.outbox.take_records();
+            if !records.is_empty() {
+                match self.journal.append(records, lsn) {
+                    Some(written) => self.outbox.durable(written.context(JOURNAL_FAILED)?),
+                    None => self.writing = true,
+                }
+            }
+        }
+        for release in self.outbox.release() {
+            match release {
+                Release::Send(to, message) => self.links.send(to, &message),
+                Release::Truncate(seq) => self.journal.truncate(seq),
+                Release::Serve(to, digest) => self.blocks.serve(to, digest),
+                Release::Checkpoint(snapshots) => {
+                    self.storing += 1;
+                    self.store.write(snapshots);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Says once that this replica is of no more use.
+    fn look_at_state(&mut self) {
+        if self.replica.status().diverged && !self.diverged {
+            self.diverged = true;
+            error!(
+                "replica {}'s state differs from what a quorum agreed on: it says nothing more; \
+                 stop it, move its data directory away and have it admitted anew",
+                self.me
+            );
+        }
+    }
+
+    fn report(&self) -> Report {
+        Report::new(self.replica.status(), self.links.counters(), self.journal.syncs())
+    }
+
+    /// Says farewell, and waits for what the disk is writing.
+    async fn stop(self) {
+        self.links.close().await;
+        self.journal.finish();
+        self.store.finish();
+        info!("replica {} stopped", self.me);
+    }
+}
+
+const JOURNAL_FAILED: &str = "the journal cannot be written, so the replica stops: it must not \
+                              promise what it cannot keep. Make room or mend the disk, then start \
+                              it again";
+const STORE_FAILED: &str = "a checkpoint cannot be written, so the replica stops: its journal \
+                            would grow for ever. Make room or mend the disk, then start it again";

@@ -1,0 +1,118 @@
+//! `bftfs-node`: one replica of a bftfs cluster.
+
+use std::io::{IsTerminal as _, stderr};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use bftfs_node::startup::{Node, Paths};
+use bftfs_node::{driver, status};
+use bftfs_proto::types::ReplicaId;
+use clap::{Parser, Subcommand};
+use serde_json::Value;
+use tracing_subscriber::EnvFilter;
+
+/// What is logged unless `RUST_LOG` says otherwise.
+const LOG: &str = "info,quinn=warn,quinn_proto=warn,quinn_udp=error";
+
+/// One replica of a bftfs cluster.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a replica until SIGTERM or SIGINT
+    Run {
+        /// The cluster file
+        #[arg(long)]
+        cluster: PathBuf,
+        /// Which replica this is
+        #[arg(long)]
+        id: u32,
+        /// Its certificate (PEM)
+        #[arg(long)]
+        cert: PathBuf,
+        /// Its private key (PEM)
+        #[arg(long)]
+        key: PathBuf,
+        /// Its data directory; made if it is not there
+        #[arg(long)]
+        data: PathBuf,
+        /// Where it answers `status` [default: status.sock in the data directory]
+        #[arg(long)]
+        status_socket: Option<PathBuf>,
+    },
+    /// Ask a running replica where it is
+    Status {
+        /// Its status socket
+        #[arg(long)]
+        socket: PathBuf,
+        /// Print all that it says, as one line of JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG));
+    let colours = stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(colours).init();
+    abort_on_panic();
+    match execute(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bftfs-node: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A replica whose own rule is broken must not go on with the threads that are left.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        report(info);
+        std::process::abort();
+    }));
+}
+
+fn execute(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Run { cluster, id, cert, key, data, status_socket } => {
+            let socket = status_socket.unwrap_or_else(|| data.join("status.sock"));
+            let paths = Paths { cluster, certificate: cert, key, data };
+            run(&paths, ReplicaId(id), &socket)
+        }
+        Command::Status { socket, json } => {
+            let line = status::ask(&socket)?;
+            if json {
+                print!("{line}");
+                Ok(())
+            } else {
+                show(&line)
+            }
+        }
+    }
+}
+
+fn run(paths: &Paths, id: ReplicaId, socket: &Path) -> anyhow::Result<()> {
+    let node = Node::open(paths, id)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(driver::run(node, socket))
+}
+
+/// Prints the fields that are plain values, one a line.
+fn show(line: &str) -> anyhow::Result<()> {
+    let report: Value = serde_json::from_str(line).context("the answer is not understood")?;
+    for (name, value) in report.as_object().into_iter().flatten() {
+        match value {
+            Value::Object(_) | Value::Array(_) => {}
+            plain => println!("{name:<18}{plain}"),
+        }
+    }
+    Ok(())
+}
