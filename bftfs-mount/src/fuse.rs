@@ -1,0 +1,468 @@
+//! The kernel's side: turns its requests into calls of the [`Volume`], and answers into replies.
+//!
+//! Nothing waits here: each call is handed on with the reply object and the thread fetches the
+//! next request. What is not here (extended attributes, locks, fallocate, copy_file_range, …) is
+//! refused with ENOSYS, which the kernel remembers and turns into its own fallback: locks among
+//! the processes of this machine only, EOPNOTSUPP for attributes and fallocate, plain copying.
+
+mod convert;
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bftfs_fs::Attributes;
+use bytes::Bytes;
+use fuser::{
+    AccessFlags, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite,
+    Request, TimeOrNow, WriteFlags,
+};
+use tracing::debug;
+
+use crate::stats::{Kind, Stats};
+use crate::volume::{Cluster, Error, Listing, Process, Volume};
+
+/// Neither names nor attributes are cached by the kernel: another mount may change them.
+const TTL: Duration = Duration::ZERO;
+/// Inode numbers are never used twice.
+const GENERATION: Generation = Generation(0);
+/// Bytes of the largest write request.
+const WRITE_BYTES_MAX: u32 = 1 << 20;
+/// Read-ahead and asynchronous direct requests that the kernel may have under way.
+const BACKGROUND_MAX: u16 = 64;
+/// Wanted if the kernel has them.
+const CAPABILITIES: [InitFlags; 5] = [
+    // open(O_TRUNC) is one request.
+    InitFlags::FUSE_ATOMIC_O_TRUNC,
+    // Lookups and listings in one directory do not wait for each other.
+    InitFlags::FUSE_PARALLEL_DIROPS,
+    // Large direct reads and writes go out together.
+    InitFlags::FUSE_ASYNC_DIO,
+    // mmap(MAP_SHARED) works although reads and writes bypass the page cache.
+    InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+    // The replicas clear set-user-id bits; the kernel need not ask for them before each write.
+    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+];
+
+/// Reads and writes go to the cluster, never to the page cache; closing costs no request.
+const FILE_FLAGS: FopenFlags = FopenFlags::FOPEN_DIRECT_IO
+    .union(FopenFlags::FOPEN_NOFLUSH)
+    .union(FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES);
+
+/// A mounted volume.
+pub struct Fuse<C> {
+    volume: Volume<C>,
+    stats: Arc<Stats>,
+    ended: Option<Box<dyn FnOnce() + Send + Sync>>,
+}
+
+impl<C> fmt::Debug for Fuse<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fuse").field("volume", &self.volume).finish_non_exhaustive()
+    }
+}
+
+impl<C: Cluster> Fuse<C> {
+    /// Serves `volume`, counting in `stats`, and calls `ended` when the kernel has let go of it.
+    #[must_use]
+    pub fn new(
+        volume: Volume<C>,
+        stats: Arc<Stats>,
+        ended: impl FnOnce() + Send + Sync + 'static,
+    ) -> Self {
+        Self { volume, stats, ended: Some(Box::new(ended)) }
+    }
+
+    /// What to do with an answer: count it, then `reply` with it.
+    fn then<T, R>(
+        &self,
+        kind: Kind,
+        reply: R,
+    ) -> impl FnOnce(Result<T, Error>) + Send + use<C, T, R>
+    where
+        R: FnOnce(Result<T, Errno>) + Send + 'static,
+    {
+        let (stats, start) = (Arc::clone(&self.stats), Instant::now());
+        move |result| {
+            // Before the reply: who waited for it finds it counted.
+            stats.note(kind, start, result.is_err());
+            reply(result.map_err(convert::errno));
+        }
+    }
+
+    fn entry(
+        &self,
+        kind: Kind,
+        reply: ReplyEntry,
+    ) -> impl FnOnce(Result<Attributes, Error>) + Send + use<C> {
+        self.then(kind, move |result| match result {
+            Ok(attributes) => reply.entry(&TTL, &convert::attributes(&attributes), GENERATION),
+            Err(errno) => reply.error(errno),
+        })
+    }
+
+    fn attr(
+        &self,
+        kind: Kind,
+        reply: ReplyAttr,
+    ) -> impl FnOnce(Result<Attributes, Error>) + Send + use<C> {
+        self.then(kind, move |result| match result {
+            Ok(attributes) => reply.attr(&TTL, &convert::attributes(&attributes)),
+            Err(errno) => reply.error(errno),
+        })
+    }
+
+    fn empty(
+        &self,
+        kind: Kind,
+        reply: ReplyEmpty,
+    ) -> impl FnOnce(Result<(), Error>) + Send + use<C> {
+        self.then(kind, move |result| match result {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        })
+    }
+}
+
+fn process(request: &Request) -> Process {
+    Process { pid: request.pid(), uid: request.uid(), gid: request.gid() }
+}
+
+impl<C: Cluster> Filesystem for Fuse<C> {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let plus = self.volume.policy().plus.then_some(InitFlags::FUSE_DO_READDIRPLUS);
+        for capability in CAPABILITIES.into_iter().chain(plus) {
+            if let Err(missing) = config.add_capabilities(capability) {
+                debug!("this kernel has no {missing:?}");
+            }
+        }
+        // Each is taken as far as the kernel goes; what it allows instead is in the error.
+        let _allowed = config.set_max_write(WRITE_BYTES_MAX);
+        let _allowed = config.set_max_background(BACKGROUND_MAX);
+        if let Err(allowed) = config.set_max_readahead(WRITE_BYTES_MAX) {
+            let _set = config.set_max_readahead(allowed);
+        }
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        if let Some(ended) = self.ended.take() {
+            ended();
+        }
+    }
+
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let then = self.entry(Kind::Lookup, reply);
+        self.volume.lookup(process(request), parent.0, name.as_bytes(), then);
+    }
+
+    fn forget(&self, _request: &Request, _ino: INodeNo, _nlookup: u64) {
+        // Inodes live with the replicas; what the kernel forgets was never counted here.
+        self.stats.note(Kind::Forget, Instant::now(), false);
+    }
+
+    fn getattr(&self, request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        self.volume.getattr(process(request), ino.0, self.attr(Kind::Getattr, reply));
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let then = self.attr(Kind::Setattr, reply);
+        let changes = convert::changes(mode, uid, gid, size, atime, mtime);
+        let handle = handle.map(|handle| handle.0);
+        self.volume.setattr(process(request), ino.0, handle, changes, then);
+    }
+
+    fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
+        let then = self.then(Kind::Readlink, move |result: Result<Bytes, _>| match result {
+            Ok(target) => reply.data(&target),
+            Err(errno) => reply.error(errno),
+        });
+        self.volume.readlink(process(request), ino.0, then);
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let then = self.entry(Kind::Mknod, reply);
+        self.volume.mknod(process(request), parent.0, name.as_bytes(), mode, rdev, then);
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let then = self.entry(Kind::Mkdir, reply);
+        self.volume.mkdir(process(request), parent.0, name.as_bytes(), mode, then);
+    }
+
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let then = self.empty(Kind::Unlink, reply);
+        self.volume.unlink(process(request), parent.0, name.as_bytes(), then);
+    }
+
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let then = self.empty(Kind::Rmdir, reply);
+        self.volume.rmdir(process(request), parent.0, name.as_bytes(), then);
+    }
+
+    fn symlink(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let then = self.entry(Kind::Symlink, reply);
+        let target = target.as_os_str().as_bytes();
+        self.volume.symlink(process(request), parent.0, name.as_bytes(), target, then);
+    }
+
+    fn rename(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let then = self.empty(Kind::Rename, reply);
+        let from = (parent.0, name.as_bytes());
+        let to = (new_parent.0, new_name.as_bytes());
+        self.volume.rename(process(request), from, to, flags.bits(), then);
+    }
+
+    fn link(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let then = self.entry(Kind::Link, reply);
+        self.volume.link(process(request), ino.0, new_parent.0, new_name.as_bytes(), then);
+    }
+
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let then = self.then(Kind::Open, move |result| match result {
+            Ok(handle) => reply.opened(FileHandle(handle), FILE_FLAGS),
+            Err(errno) => reply.error(errno),
+        });
+        self.volume.open(process(request), ino.0, convert::open_how(flags), then);
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let then = self.then(Kind::Create, move |result| match result {
+            Ok((attributes, handle)) => {
+                let attributes = convert::attributes(&attributes);
+                reply.created(&TTL, &attributes, GENERATION, FileHandle(handle), FILE_FLAGS);
+            }
+            Err(errno) => reply.error(errno),
+        });
+        let how = convert::open_how(OpenFlags(flags));
+        self.volume.create(process(request), parent.0, name.as_bytes(), mode, how, then);
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let then = self.then(Kind::Read, move |result: Result<Bytes, _>| match result {
+            Ok(data) => reply.data(&data),
+            Err(errno) => reply.error(errno),
+        });
+        self.volume.read(handle.0, offset, size, then);
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let then = self.then(Kind::Write, move |result| match result {
+            Ok(written) => reply.written(written),
+            Err(errno) => reply.error(errno),
+        });
+        let place = convert::place(offset, flags, write_flags);
+        self.volume.write(handle.0, place, data, then);
+    }
+
+    fn flush(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        // Every write has been acknowledged by the cluster before its caller went on.
+        self.empty(Kind::Flush, reply)(Ok(()));
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.volume.release(handle.0);
+        self.empty(Kind::Release, reply)(Ok(()));
+    }
+
+    fn fsync(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        _data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.volume.fsync(handle.0, self.empty(Kind::Fsync, reply));
+    }
+
+    fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let then = self.then(Kind::Opendir, move |result| match result {
+            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+            Err(errno) => reply.error(errno),
+        });
+        self.volume.opendir(process(request), ino.0, then);
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let then = self.then(Kind::Readdir, move |result: Result<Listing, _>| match result {
+            Ok(listing) => {
+                convert::fill(&mut reply, listing.entries());
+                reply.ok();
+            }
+            Err(errno) => reply.error(errno),
+        });
+        self.volume.readdir(handle.0, offset, then);
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let then = self.then(Kind::Readdirplus, move |result: Result<Listing, _>| match result {
+            Ok(listing) => {
+                convert::fill_plus(&mut reply, listing.entries());
+                reply.ok();
+            }
+            Err(errno) => reply.error(errno),
+        });
+        self.volume.readdir(handle.0, offset, then);
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.volume.releasedir(handle.0);
+        self.empty(Kind::Releasedir, reply)(Ok(()));
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        // A change of a directory has been acknowledged before its caller went on.
+        self.empty(Kind::Fsyncdir, reply)(Ok(()));
+    }
+
+    fn statfs(&self, request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        let then = self.then(Kind::Statfs, move |result| match result {
+            Ok(capacity) => convert::statfs(reply, &capacity),
+            Err(errno) => reply.error(errno),
+        });
+        self.volume.statfs(process(request), then);
+    }
+
+    fn access(&self, request: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        let then = self.empty(Kind::Access, reply);
+        self.volume.access(process(request), ino.0, convert::mask(mask), then);
+    }
+}

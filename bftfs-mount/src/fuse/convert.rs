@@ -1,0 +1,201 @@
+//! The kernel's vocabulary and ours.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bftfs_fs::{Attributes, Entry, SetAttributes, SetTime, Statistics, Time, access};
+use fuser::{
+    AccessFlags, Errno, FileAttr, FileType, INodeNo, OpenAccMode, OpenFlags, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyStatfs, TimeOrNow, WriteFlags,
+};
+use rustix::fs::OFlags;
+
+use super::{GENERATION, TTL};
+use crate::volume::{Error, OpenHow, Place};
+
+/// What `st_blksize` advises: programs that buffer (stdio, the linker) ask for so many bytes at
+/// once. Each request is a round trip to the cluster, so it is more than a page.
+const BLOCK_BYTES: u32 = 64 << 10;
+
+pub(super) fn errno(error: Error) -> Errno {
+    Errno::from_i32(error.raw_os_error())
+}
+
+pub(super) fn attributes(attributes: &Attributes) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attributes.ino.0),
+        size: attributes.size,
+        blocks: attributes.blocks,
+        atime: system_time(attributes.atime),
+        mtime: system_time(attributes.mtime),
+        ctime: system_time(attributes.ctime),
+        crtime: system_time(attributes.btime),
+        kind: file_type(attributes.kind),
+        perm: attributes.mode,
+        nlink: attributes.nlink,
+        uid: attributes.uid,
+        gid: attributes.gid,
+        rdev: attributes.rdev,
+        blksize: BLOCK_BYTES,
+        flags: 0,
+    }
+}
+
+const fn file_type(kind: bftfs_fs::FileType) -> FileType {
+    match kind {
+        bftfs_fs::FileType::Regular => FileType::RegularFile,
+        bftfs_fs::FileType::Directory => FileType::Directory,
+        bftfs_fs::FileType::Symlink => FileType::Symlink,
+        bftfs_fs::FileType::Fifo => FileType::NamedPipe,
+        bftfs_fs::FileType::Socket => FileType::Socket,
+        bftfs_fs::FileType::CharDevice => FileType::CharDevice,
+        bftfs_fs::FileType::BlockDevice => FileType::BlockDevice,
+    }
+}
+
+/// The same moment; the epoch if the system cannot express it.
+fn system_time(time: Time) -> SystemTime {
+    let seconds = Duration::from_secs(time.sec.unsigned_abs());
+    let second = if time.sec < 0 {
+        UNIX_EPOCH.checked_sub(seconds)
+    } else {
+        UNIX_EPOCH.checked_add(seconds)
+    };
+    let nanos = Duration::from_nanos(time.nsec.into());
+    second.and_then(|second| second.checked_add(nanos)).unwrap_or(UNIX_EPOCH)
+}
+
+/// The moment that the kernel meant. fuser 0.18 subtracts the nanoseconds of a time before the
+/// epoch although they count forward; so the whole seconds and the nanoseconds of what it gives
+/// are just those of the kernel, and are put together properly here.
+fn time(time: SystemTime) -> Time {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => Time { sec: seconds(after), nsec: after.subsec_nanos() },
+        Err(before) => {
+            let before = before.duration();
+            Time { sec: -seconds(before), nsec: before.subsec_nanos() }
+        }
+    }
+}
+
+fn seconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
+}
+
+pub(super) fn changes(
+    mode: Option<u32>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    size: Option<u64>,
+    atime: Option<TimeOrNow>,
+    mtime: Option<TimeOrNow>,
+) -> SetAttributes {
+    let set = |time_or_now| match time_or_now {
+        TimeOrNow::Now => SetTime::Now,
+        TimeOrNow::SpecificTime(at) => SetTime::At(time(at)),
+    };
+    SetAttributes { mode, uid, gid, size, atime: atime.map(set), mtime: mtime.map(set) }
+}
+
+fn flags(flags: OpenFlags) -> OFlags {
+    OFlags::from_bits_retain(flags.0.cast_unsigned())
+}
+
+/// What the flags of open(2) ask for. The kernel marks what is opened to be run: that needs the
+/// right to execute and no other.
+pub(super) fn open_how(open: OpenFlags) -> OpenHow {
+    /// `__FMODE_EXEC` of the kernel's `include/linux/fs.h`: execve(2) opens so.
+    const EXECUTE: i32 = 0x20;
+    let mask = if open.0 & EXECUTE != 0 {
+        access::EXECUTE
+    } else {
+        match open.acc_mode() {
+            OpenAccMode::O_RDONLY => access::READ,
+            OpenAccMode::O_WRONLY => access::WRITE,
+            OpenAccMode::O_RDWR => access::READ | access::WRITE,
+        }
+    };
+    let flags = flags(open);
+    OpenHow {
+        mask,
+        truncate: flags.contains(OFlags::TRUNC),
+        exclusive: flags.contains(OFlags::EXCL),
+    }
+}
+
+/// Where a write goes. What comes from the page cache (a shared mapping) goes where it was.
+pub(super) fn place(offset: u64, open: OpenFlags, write: WriteFlags) -> Place {
+    let mapped = write.contains(WriteFlags::FUSE_WRITE_CACHE);
+    if flags(open).contains(OFlags::APPEND) && !mapped { Place::End } else { Place::At(offset) }
+}
+
+pub(super) fn mask(flags: AccessFlags) -> u8 {
+    let bit = |flag, bit| if flags.contains(flag) { bit } else { 0 };
+    bit(AccessFlags::R_OK, access::READ)
+        | bit(AccessFlags::W_OK, access::WRITE)
+        | bit(AccessFlags::X_OK, access::EXECUTE)
+}
+
+/// Adds entries until the kernel's buffer is full.
+pub(super) fn fill(reply: &mut ReplyDirectory, entries: &[Entry]) {
+    for entry in entries {
+        let name = OsStr::from_bytes(&entry.name);
+        if reply.add(INodeNo(entry.ino.0), entry.cookie, file_type(entry.kind), name) {
+            return;
+        }
+    }
+}
+
+/// The same with attributes, which the replicas give with each entry when asked to.
+pub(super) fn fill_plus(reply: &mut ReplyDirectoryPlus, entries: &[Entry]) {
+    for entry in entries {
+        let Some(known) = &entry.attributes else { continue };
+        let (name, known) = (OsStr::from_bytes(&entry.name), attributes(known));
+        if reply.add(INodeNo(entry.ino.0), entry.cookie, name, &TTL, &known, GENERATION) {
+            return;
+        }
+    }
+}
+
+pub(super) fn statfs(reply: ReplyStatfs, statistics: &Statistics) {
+    let block = u64::from(statistics.block_bytes.max(1));
+    let blocks = statistics.capacity_bytes / block;
+    let free = blocks.saturating_sub(statistics.used_bytes.div_ceil(block));
+    let files = statistics.capacity_inodes;
+    let files_free = files.saturating_sub(statistics.used_inodes);
+    let (size, name) = (statistics.block_bytes, statistics.name_bytes_max);
+    reply.statfs(blocks, free, free, files, files_free, size, name, size);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_before_the_epoch_go_both_ways() {
+        let epoch_less = |nanos| UNIX_EPOCH - Duration::from_nanos(nanos);
+        for (sec, nsec, theirs) in [
+            (0, 0, UNIX_EPOCH),
+            (5, 7, UNIX_EPOCH + Duration::new(5, 7)),
+            (-1, 0, epoch_less(1_000_000_000)),
+            (-1, 999_999_999, epoch_less(1)),
+            (-2, 800_000_000, epoch_less(1_200_000_000)),
+        ] {
+            let ours = Time { sec, nsec };
+            assert_eq!(system_time(ours), theirs, "{sec}.{nsec:09}");
+            // As fuser's time.rs hands them over.
+            let span = Duration::new(sec.unsigned_abs(), nsec);
+            let handed = if sec < 0 { UNIX_EPOCH - span } else { UNIX_EPOCH + span };
+            assert_eq!(time(handed), ours);
+        }
+    }
+
+    #[test]
+    fn appending_is_left_to_the_replicas_unless_a_mapping_is_written_back() {
+        let append = OpenFlags(OFlags::APPEND.bits().cast_signed());
+        assert_eq!(place(5, append, WriteFlags::empty()), Place::End);
+        assert_eq!(place(5, append, WriteFlags::FUSE_WRITE_CACHE), Place::At(5));
+        assert_eq!(place(5, OpenFlags(1), WriteFlags::empty()), Place::At(5));
+    }
+}

@@ -1,0 +1,121 @@
+//! The replicas, played by one file service in memory on a thread of its own.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bftfs_fs::FileSystem;
+use bftfs_mount::volume::{Cluster, Done};
+use bftfs_proto::client::{Failure, How};
+use bftfs_proto::service::{Context, Service};
+use bftfs_proto::types::{ClientId, SessionId, Wall};
+use bftfs_state::Tree;
+use bytes::Bytes;
+
+/// Bytes and inodes that fit; more than the tests need.
+const CAPACITY: (u64, u64) = (64 << 30, 1 << 20);
+
+/// One cluster. Clones are sessions of it, like the mounts of two machines.
+#[derive(Debug)]
+pub(crate) struct Double {
+    shared: Arc<Shared>,
+    jobs: Sender<(Bytes, How, Done)>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    sessions: AtomicU64,
+    ordered: AtomicU64,
+    reads: AtomicU64,
+    dead: AtomicBool,
+}
+
+struct State {
+    service: FileSystem,
+    tree: Tree,
+    time: u64,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("time", &self.time).finish_non_exhaustive()
+    }
+}
+
+impl Default for Double {
+    fn default() -> Self {
+        let service = FileSystem::new(CAPACITY.0, CAPACITY.1);
+        let mut tree = Tree::new();
+        service.genesis(&mut tree);
+        Self::session(Arc::new(Shared {
+            state: Mutex::new(State { service, tree, time: 0 }),
+            sessions: AtomicU64::new(0),
+            ordered: AtomicU64::new(0),
+            reads: AtomicU64::new(0),
+            dead: AtomicBool::new(false),
+        }))
+    }
+}
+
+impl Clone for Double {
+    fn clone(&self) -> Self {
+        Self::session(Arc::clone(&self.shared))
+    }
+}
+
+impl Double {
+    fn session(shared: Arc<Shared>) -> Self {
+        let session = SessionId(1 + shared.sessions.fetch_add(1, Ordering::SeqCst));
+        let (jobs, queue) = mpsc::channel::<(Bytes, How, Done)>();
+        let replicas = Arc::clone(&shared);
+        thread::spawn(move || {
+            for (operation, how, done) in queue {
+                done(replicas.carry_out(session, &operation, how));
+            }
+        });
+        Self { shared, jobs }
+    }
+
+    /// From now on nobody answers, or again.
+    pub(crate) fn set_dead(&self, dead: bool) {
+        self.shared.dead.store(dead, Ordering::SeqCst);
+    }
+
+    /// Operations that were ordered and operations that were read, so far.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        let load = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
+        (load(&self.shared.ordered), load(&self.shared.reads))
+    }
+}
+
+impl Shared {
+    fn carry_out(&self, session: SessionId, operation: &Bytes, how: How) -> Result<Bytes, Failure> {
+        if self.dead.load(Ordering::SeqCst) {
+            thread::sleep(Duration::from_millis(50));
+            return Err(Failure::Deadline);
+        }
+        let mut state = self.state.lock().expect("lock");
+        let State { service, tree, time } = &mut *state;
+        let clock = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+        let wall = u64::try_from(clock.as_nanos()).expect("before 2554");
+        let context = |time| Context { client: ClientId(1), session, time: Wall(time) };
+        if how == How::Read
+            && let Some(result) = service.query(tree, &context(*time), operation)
+        {
+            self.reads.fetch_add(1, Ordering::SeqCst);
+            return Ok(result);
+        }
+        self.ordered.fetch_add(1, Ordering::SeqCst);
+        *time = wall.max(*time + 1);
+        Ok(service.execute(tree, &context(*time), operation))
+    }
+}
+
+impl Cluster for Double {
+    fn submit(&self, operation: Bytes, how: How, done: Done) {
+        self.jobs.send((operation, how, done)).expect("the double lives");
+    }
+}

@@ -1,0 +1,8 @@
+//! The volume and the mount over a double of the replicas, with and without a kernel.
+
+mod costs;
+mod double;
+mod kernel;
+mod mounted;
+mod script;
+mod volume;
