@@ -1,0 +1,97 @@
+//! The modified Andrew benchmark over any directories.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use serde_json::json;
+
+use crate::caches::Caches;
+use crate::columns::{self, Chosen};
+use crate::{machine, output};
+
+mod html;
+mod make;
+mod phases;
+mod report;
+mod result;
+mod run;
+mod table;
+mod tree;
+
+pub(crate) use make::compiler;
+use report::Report;
+use run::Plan;
+
+/// Options of `bftfs-bench andrew`.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    chosen: Chosen,
+    /// A source tree with a Makefile, or of C files [default: Lua 5.4, built in]
+    #[arg(long, value_name = "DIR")]
+    tree: Option<PathBuf>,
+    /// Copies of the tree in every run
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    copies: u16,
+    /// Interleaved runs over every target; the medians are reported
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    runs: u16,
+    /// Begin every phase with cold caches: remount ours, drop the kernel's (needs root)
+    #[arg(long)]
+    cold: bool,
+    /// Write the report as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the report as a self-contained HTML page with a chart
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+/// Runs the benchmark, prints its table and writes its files.
+///
+/// # Errors
+/// If a target cannot be set up or fails, targets disagree, or a file cannot be written.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let tree = tree::choose(options.tree.as_deref())?;
+    for file in [&options.json, &options.html].into_iter().flatten() {
+        output::check_writable(file)?;
+    }
+    let pinning = options.chosen.pin()?;
+    let plan = Plan {
+        runs: options.runs.into(),
+        copies: options.copies.into(),
+        caches: Caches::choose(options.cold),
+    };
+    let mut lab = columns::set_up(&options.chosen)?;
+    let measured = run::run(&tree, &mut lab.targets, plan)?;
+
+    let mut settings = machine::describe();
+    settings.extend([
+        ("tree", json!(tree.name)),
+        ("tree_files", json!(tree.files.len())),
+        ("tree_bytes", json!(tree.bytes())),
+        ("copies", json!(plan.copies)),
+        ("runs", json!(plan.runs)),
+        ("caches", json!(plan.caches.describe())),
+        ("pinning", json!(pinning)),
+        ("targets", json!(lab.notes)),
+    ]);
+    let order = lab.targets.iter().map(|target| target.name.clone()).collect();
+    drop(lab);
+    let report = Report::new(order, &measured.samples, measured.result, settings);
+    println!("{}", table::render(&report));
+    println!(
+        "{} runs, copies of the tree: {}, caches {}, {pinning}",
+        plan.runs,
+        plan.copies,
+        plan.caches.describe()
+    );
+    if let Some(file) = &options.json {
+        output::write(file, &(serde_json::to_string_pretty(&report)? + "\n"))?;
+    }
+    if let Some(file) = &options.html {
+        output::write(file, &html::render(&report)?)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,119 @@
+//! Interleaved runs of the five phases over all targets.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::make::warm_compiler;
+use super::phases::Phase;
+use super::result::TreeResult;
+use super::tree::Tree;
+use crate::caches::Caches;
+use crate::interrupt;
+use crate::progress::Progress;
+use crate::target::{Target, Usage};
+
+/// What one run over one target measured, per phase.
+#[derive(Clone, Debug)]
+pub(crate) struct Sample {
+    /// Seconds by the wall clock.
+    pub seconds: [f64; Phase::ALL.len()],
+    /// What the target's processes used.
+    pub usage: [Usage; Phase::ALL.len()],
+}
+
+/// How often, over how much, and from which caches.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    /// Runs per target.
+    pub runs: usize,
+    /// Copies of the tree per run.
+    pub copies: usize,
+    /// State of the caches before each phase.
+    pub caches: Caches,
+}
+
+/// All samples of every target, in the targets' order, and what every run left behind.
+#[derive(Debug)]
+pub(crate) struct Measured {
+    pub samples: Vec<Vec<Sample>>,
+    pub result: TreeResult,
+}
+
+/// Runs the benchmark: each round visits every target, the first one rotating, so that a drift of
+/// the machine touches all alike.
+///
+/// # Errors
+/// If a phase fails, targets disagree about the result, or the person asked to stop.
+pub(crate) fn run(tree: &Tree, targets: &mut [Target], plan: Plan) -> Result<Measured> {
+    ensure!(!targets.is_empty(), "there is nothing to measure: name a --target or --columns");
+    let mut samples = vec![Vec::with_capacity(plan.runs); targets.len()];
+    let mut reference: Option<(String, TreeResult)> = None;
+    let progress = Progress::new(plan.runs * targets.len());
+    warm_compiler().context("the C compiler does not work here; is gcc installed?")?;
+    for round in 0..plan.runs {
+        for turn in 0..targets.len() {
+            let index = (round + turn) % targets.len();
+            let target = &mut targets[index];
+            let label = format!("run {}/{} {}", round + 1, plan.runs, target.name);
+            progress.begin(&label);
+            let (sample, result) = run_once(tree, target, plan)
+                .with_context(|| format!("target {}: the benchmark failed", target.name))?;
+            let total: f64 = sample.seconds.iter().sum();
+            progress.end(&format!("{label}: {total:.2} s"));
+            samples[index].push(sample);
+            match &reference {
+                Some((first, wanted)) => ensure!(
+                    *wanted == result,
+                    "targets {first} and {} ended with different trees: {wanted:?}, {result:?}",
+                    target.name
+                ),
+                None => reference = Some((target.name.clone(), result)),
+            }
+        }
+    }
+    let (_, result) = reference.context("--runs must be at least 1")?;
+    Ok(Measured { samples, result })
+}
+
+/// One run over one target, in a directory of its own that is removed whatever happens.
+fn run_once(tree: &Tree, target: &mut Target, plan: Plan) -> Result<(Sample, TreeResult)> {
+    let scratch = tempfile::Builder::new()
+        .prefix("andrew-")
+        .tempdir_in(&target.dir)
+        .with_context(|| format!("cannot write to {}", target.dir.display()))?;
+    let roots: Vec<PathBuf> =
+        (1..=plan.copies).map(|copy| scratch.path().join(format!("copy-{copy}"))).collect();
+    let mut sample = Sample { seconds: [0.0; 5], usage: [Usage::default(); 5] };
+    // Dirty pages of the run before are not this one's debt.
+    rustix::fs::sync();
+    for (index, phase) in Phase::ALL.into_iter().enumerate() {
+        interrupt::check()?;
+        if plan.caches.cool(target)? && phase == Phase::Make {
+            warm_compiler()?;
+        }
+        let meter = target.meter()?;
+        let start = Instant::now();
+        for root in &roots {
+            phase.run(tree, root)?;
+        }
+        sample.seconds[index] = start.elapsed().as_secs_f64();
+        sample.usage[index] = target.usage(&meter)?;
+    }
+    let result = check_copies(tree, &roots)?;
+    let path = scratch.path().to_owned();
+    scratch.close().with_context(|| format!("cannot remove {}", path.display()))?;
+    Ok((sample, result))
+}
+
+/// The result in every copy, which must be the same.
+fn check_copies(tree: &Tree, roots: &[PathBuf]) -> Result<TreeResult> {
+    let mut result = None;
+    for root in roots {
+        let copy = TreeResult::read(tree, root)?;
+        let first = result.get_or_insert_with(|| copy.clone());
+        ensure!(*first == copy, "{} differs from the first copy", root.display());
+    }
+    result.context("--copies must be at least 1")
+}
