@@ -1,0 +1,14 @@
+//! End-to-end tests: real replicas, a real mount, and what can happen to them.
+//!
+//! Run them with `scripts/test --e2e-only`, which builds the programs first. They run one after the
+//! other, and each leaves no process and no mount behind, however it ends.
+
+mod andrew;
+mod crashes;
+mod lab;
+mod outage;
+mod posix;
+mod refusals;
+mod sharing;
+mod transcript;
+mod workload;
