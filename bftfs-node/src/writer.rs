@@ -110,8 +110,10 @@ fn entry(record: &Record) -> Entry {
         Record::Accepted { seq, .. }
         | Record::Prepared { seq, .. }
         | Record::Learned { seq, .. } => Keep::Until(seq.0),
+        Record::Reaccepted(vote) => Keep::Until(vote.seq.0),
         Record::Stable(..) => Keep::Latest(0),
         Record::View(_) => Keep::Latest(1),
+        Record::NewView(_) => Keep::Latest(2),
     };
     Entry { keep, bytes: codec::encode(record) }
 }

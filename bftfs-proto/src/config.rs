@@ -49,13 +49,37 @@ pub const FETCH_BLOCKS_MAX: usize = 64;
 pub const STATUS_BUSY_NANOS: u64 = 100_000_000;
 /// Pause between two STATUS messages of an idle replica.
 pub const STATUS_IDLE_NANOS: u64 = 1_000_000_000;
-/// Replicas in a cluster.
-pub const REPLICAS_MAX: usize = 64;
+/// Replicas in a cluster: with more, a NEW-VIEW of whole view-changes might not fit a message.
+pub const REPLICAS_MAX: usize = 19;
+/// Digests that a replica remembers having accepted for one number, each in its latest view. More
+/// come about only if views fail one after another; forgetting the oldest can cost a view, never
+/// safety (`docs/protocol.md`, view changes).
+pub const ACCEPTED_PER_SEQ_MAX: usize = 4;
+/// Entries of Q in a view-change.
+pub const VIEW_CHANGE_ACCEPTED_MAX: usize = ACCEPTED_PER_SEQ_MAX * WINDOW_SEQS as usize;
+/// How long a request may wait before its replica suspects the primary, at first, in nanoseconds.
+pub const VIEW_TIMEOUT_NANOS: u64 = 500_000_000;
+/// The longest that this time grows to by doubling with each view that fails, in nanoseconds.
+pub const VIEW_TIMEOUT_NANOS_MAX: u64 = 16_000_000_000;
 
 const _: () = assert!(WINDOW_SEQS >= 2 * CHECKPOINT_INTERVAL_SEQS, "a window holds two intervals");
 const _: () = assert!(PIPELINE_BATCHES <= CHECKPOINT_INTERVAL_SEQS);
 const _: () = assert!(OPERATION_BYTES_MAX + 4096 <= MESSAGE_BYTES_MAX, "a request fits a message");
 const _: () = assert!(RESULT_BYTES_MAX + 4096 <= MESSAGE_BYTES_MAX, "a reply fits a message");
+/// Bytes of a vote, encoded: two numbers and a digest.
+const VOTE_BYTES_MAX: usize = 10 + 10 + 32;
+/// Bytes of a signed checkpoint, encoded.
+const CHECKPOINT_BYTES_MAX: usize = 5 + 10 + 32 + 64;
+/// Bytes of a view-change, encoded.
+const VIEW_CHANGE_BYTES_MAX: usize = 128
+    + REPLICAS_MAX * CHECKPOINT_BYTES_MAX
+    + (WINDOW_SEQS as usize + VIEW_CHANGE_ACCEPTED_MAX) * VOTE_BYTES_MAX;
+/// The quorum of the largest cluster: what a primary puts into its NEW-VIEW.
+const QUORUM_MAX: usize = (REPLICAS_MAX + (REPLICAS_MAX - 1) / 3 + 1).div_ceil(2);
+const _: () = assert!(
+    128 + QUORUM_MAX * VIEW_CHANGE_BYTES_MAX + WINDOW_SEQS as usize * 32 <= MESSAGE_BYTES_MAX,
+    "a new-view fits a message"
+);
 const _: () = assert!(BATCH_BYTES_MAX <= CLIENT_PENDING_BYTES_MAX);
 
 /// The members of a cluster and their keys.

@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 use bftfs_state::{Block, Digest, Snapshot};
 use serde::{Deserialize, Serialize};
 
-use crate::message::{Batch, Checkpoint, Message, Request, StateRoot};
+use crate::message::{Batch, Checkpoint, Message, NewView, Request, StateRoot, Vote};
 use crate::types::{Lsn, Principal, Seq, View};
 
 /// Who is to get a message.
@@ -98,6 +98,10 @@ pub enum Record {
     Stable(Vec<Checkpoint>, StateRoot),
     /// The view that this replica is in or has promised to move to.
     View(View),
+    /// Accepted again in a later view: batch and bodies are in an earlier record of this number.
+    Reaccepted(Vote),
+    /// The view that began for this replica, and why.
+    NewView(NewView),
 }
 
 impl Record {
@@ -109,7 +113,8 @@ impl Record {
             Self::Accepted { seq, .. } | Self::Prepared { seq, .. } | Self::Learned { seq, .. } => {
                 Some(*seq)
             }
-            Self::Stable(..) | Self::View(_) => None,
+            Self::Reaccepted(vote) => Some(vote.seq),
+            Self::Stable(..) | Self::View(_) | Self::NewView(_) => None,
         }
     }
 }

@@ -9,6 +9,8 @@
 //! | [`PrePrepare`] | primary → backups | MAC | 4.2 |
 //! | [`Vote`] (prepare, commit) | replica → all | MAC | 4.2 |
 //! | [`Checkpoint`] | replica → all; relayed | signature | 4.3 |
+//! | [`ViewChange`] | replica → all; within [`NewView`] | signature | 4.4; P and Q as TOCS'02 |
+//! | [`NewView`] | new primary → all; relayed | signature | 4.4 |
 //! | [`Status`] | replica → all | MAC | TOCS'02 5.2 |
 //! | [`Decided`] | replica → replica | MAC; believed from w | – (`docs/protocol.md`, catch-up) |
 //! | [`Fetch`], [`Data`] | replica ↔ replica | MAC, content by hash | 5.3 |
@@ -22,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::auth::{PublicKey, Reject, Signature, Signer, digest_of};
 use crate::codec;
 use crate::config::{BATCH_REQUESTS_MAX, OPERATION_BYTES_MAX, REPLICAS_MAX, RESULT_BYTES_MAX};
-use crate::config::{SESSION_SLOTS, WINDOW_SEQS};
+use crate::config::{SESSION_SLOTS, VIEW_CHANGE_ACCEPTED_MAX, WINDOW_SEQS};
 use crate::types::{ClientId, Principal, ReplicaId, Seq, SessionId, SlotIndex, View, Wall};
 
 /// Everything that is ever sent.
@@ -44,6 +46,10 @@ pub enum Message {
     Commit(Vote),
     /// A replica's signed claim of its state at a sequence number.
     Checkpoint(Checkpoint),
+    /// A replica has left its view and says what it promised there.
+    ViewChange(ViewChange),
+    /// The primary of a new view says what its first batches are, and by whose word.
+    NewView(NewView),
     /// Where a replica is.
     Status(Status),
     /// A replica's claims of what was committed.
@@ -222,6 +228,13 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// The batch of a number for which nothing can have been decided: a new view fills gaps with
+    /// it (OSDI'99 section 4.4). It holds nothing and moves agreed time by as little as it can.
+    #[must_use]
+    pub fn null() -> Self {
+        Self { requests: Vec::new(), time: Wall(0) }
+    }
+
     /// The name of this batch. It excludes the view: a later view proposes the same digest again.
     #[must_use]
     pub fn digest(&self, cluster: &Digest) -> Digest {
@@ -295,11 +308,112 @@ impl Checkpoint {
     }
 }
 
+/// VIEW-CHANGE: a replica has left every view below `view`, for ever, and this is what it stands by
+/// (OSDI'99 section 4.4). Signed, because a [`NewView`] shows it to others.
+///
+/// Its votes are testimony, not proof (TOCS'02): what a new view chooses is decided by quorums of
+/// such testimony, [`crate::replica::choose`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ViewChange {
+    /// Who says so.
+    pub replica: ReplicaId,
+    /// The view that it moves to.
+    pub view: View,
+    /// Its last stable checkpoint (h).
+    pub stable: Seq,
+    /// q matching claims for it; none for the beginning.
+    pub certificate: Vec<Checkpoint>,
+    /// P: what prepared here above h, the latest view for each number. By number, ascending.
+    pub prepared: Vec<Vote>,
+    /// Q: what was accepted here above h, the latest view for each number and digest. By number
+    /// and digest, ascending.
+    pub accepted: Vec<Vote>,
+    /// The replica's signature over all of the above.
+    pub signature: Signature,
+}
+
+impl ViewChange {
+    /// The view-change with the signature of its replica.
+    #[must_use]
+    pub fn sign(mut self, cluster: &Digest, signer: &Signer) -> Self {
+        self.signature = signer.sign(&self.signed(cluster));
+        self
+    }
+
+    fn signed(&self, cluster: &Digest) -> Digest {
+        let fields = (self.replica, self.view, self.stable);
+        let fields = (fields, &self.certificate, &self.prepared, &self.accepted);
+        digest_of("view-change", cluster, &[&codec::encode(&fields)])
+    }
+
+    /// Checks the signature.
+    ///
+    /// # Errors
+    /// [`Reject::Signature`].
+    pub fn verify(&self, cluster: &Digest, key: &PublicKey) -> Result<(), Reject> {
+        key.verify(&self.signed(cluster), &self.signature)
+    }
+
+    fn check(&self) -> Result<(), Reject> {
+        within(self.certificate.len(), REPLICAS_MAX)?;
+        within_window(self.prepared.len())?;
+        within(self.accepted.len(), VIEW_CHANGE_ACCEPTED_MAX)
+    }
+}
+
+/// NEW-VIEW: the first batches of `view`, and the view-changes that they follow from (OSDI'99
+/// section 4.4). Signed, because whoever has it may pass it on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewView {
+    /// The view that begins.
+    pub view: View,
+    /// At least q view-changes for it, whole, of distinct replicas.
+    pub changes: Vec<ViewChange>,
+    /// The stable checkpoint that it begins from.
+    pub stable: Seq,
+    /// The batches of the numbers after it, in order; [`Batch::null`]'s digest where there is none.
+    pub chosen: Vec<Digest>,
+    /// The signature of the view's primary over all of the above.
+    pub signature: Signature,
+}
+
+impl NewView {
+    /// The new-view with the signature of its primary.
+    #[must_use]
+    pub fn sign(mut self, cluster: &Digest, signer: &Signer) -> Self {
+        self.signature = signer.sign(&self.signed(cluster));
+        self
+    }
+
+    fn signed(&self, cluster: &Digest) -> Digest {
+        let fields = (self.view, &self.changes, self.stable, &self.chosen);
+        digest_of("new-view", cluster, &[&codec::encode(&fields)])
+    }
+
+    /// Checks the signature.
+    ///
+    /// # Errors
+    /// [`Reject::Signature`].
+    pub fn verify(&self, cluster: &Digest, key: &PublicKey) -> Result<(), Reject> {
+        key.verify(&self.signed(cluster), &self.signature)
+    }
+
+    fn check(&self) -> Result<(), Reject> {
+        within(self.changes.len(), REPLICAS_MAX)?;
+        within_window(self.chosen.len())?;
+        self.changes.iter().try_for_each(ViewChange::check)
+    }
+}
+
 /// STATUS: where a replica is, so that its peers re-send what it lacks (TOCS'02 section 5.2).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// Its view.
     pub view: View,
+    /// Whether that view has begun for it: it has the view's NEW-VIEW.
+    pub active: bool,
+    /// It has waited in vain for the primary of this view. When w replicas have, they leave it.
+    pub suspects: bool,
     /// Its last stable checkpoint.
     pub stable: Seq,
     /// The last sequence number it executed.
@@ -408,6 +522,11 @@ impl Message {
             Self::Checkpoint(checkpoint) if from != Principal::Replica(checkpoint.replica) => {
                 Err(Reject::Role)
             }
+            Self::ViewChange(change) if from != Principal::Replica(change.replica) => {
+                Err(Reject::Role)
+            }
+            Self::ViewChange(change) => change.check(),
+            Self::NewView(new_view) => new_view.check(),
             Self::Status(status) => within_window(status.slots.len()),
             Self::Decided(decided) => within_window(decided.batches.len()),
             Self::Fetch(wanted) => within(wanted.len(), BATCH_REQUESTS_MAX),

@@ -136,6 +136,7 @@ impl<S: Service> Replica<S> {
                 Message::Prepare(vote) => self.on_prepare(replica, &vote),
                 Message::Commit(vote) => self.on_commit(replica, &vote),
                 Message::Checkpoint(checkpoint) => self.on_checkpoint(checkpoint),
+                Message::ViewChange(_) | Message::NewView(_) => Err(Reject::View),
                 Message::Status(status) => self.on_status(replica, &status),
                 Message::Decided(decided) => self.on_decided(replica, &decided),
                 Message::Fetch(wanted) => self.on_fetch(replica, &wanted),

@@ -118,6 +118,8 @@ pub(crate) fn kind(message: &Message) -> &'static str {
         Message::Prepare(_) => "prepare",
         Message::Commit(_) => "commit",
         Message::Checkpoint(_) => "checkpoint",
+        Message::ViewChange(_) => "view-change",
+        Message::NewView(_) => "new-view",
         Message::Status(_) => "status",
         Message::Decided(_) => "decided",
         Message::Fetch(_) => "fetch",

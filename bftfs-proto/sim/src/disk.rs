@@ -99,6 +99,7 @@ fn vote_of(cluster: &Digest, record: &Record) -> Option<DurableVote> {
     match record {
         Record::Accepted { view, seq, batch, .. } => Some((0, *view, *seq, batch.digest(cluster))),
         Record::Prepared { view, seq, digest } => Some((1, *view, *seq, *digest)),
-        Record::Learned { .. } | Record::Stable(..) | Record::View(_) => None,
+        Record::Reaccepted(vote) => Some((0, vote.view, vote.seq, vote.digest)),
+        Record::Learned { .. } | Record::Stable(..) | Record::View(_) | Record::NewView(_) => None,
     }
 }

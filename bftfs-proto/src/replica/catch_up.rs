@@ -90,7 +90,14 @@ impl<S: Service> Replica<S> {
         let slots = slots
             .map(|seq| self.log.get(Seq(seq)).map_or(SlotStatus::Empty, super::log::Slot::status));
         let slots = slots.collect();
-        let status = Status { view: self.view, stable: self.log.low(), executed, slots };
+        let status = Status {
+            view: self.view,
+            active: true,
+            suspects: false,
+            stable: self.log.low(),
+            executed,
+            slots,
+        };
         self.send(To::Replicas, Message::Status(status));
     }
 

@@ -103,7 +103,7 @@ impl<S: Service> Replica<S> {
         }
         match record {
             Record::View(view) => self.view = self.view.max(view),
-            Record::Stable(..) => {}
+            Record::Stable(..) | Record::Reaccepted(_) | Record::NewView(_) => {}
             Record::Accepted { view, seq, batch, requests } => {
                 self.replay_accepted(view, seq, batch, requests);
             }
@@ -187,7 +187,9 @@ fn last_stable(records: &[Record]) -> Option<(Vec<Checkpoint>, StateRoot)> {
         Record::Accepted { .. }
         | Record::Prepared { .. }
         | Record::Learned { .. }
-        | Record::View(_) => None,
+        | Record::Reaccepted(_)
+        | Record::View(_)
+        | Record::NewView(_) => None,
     };
     records.iter().filter_map(certificate).max_by_key(|(_, root)| root.seq)
 }

@@ -14,7 +14,14 @@ fn decided(seq: u64, batch: &Batch) -> Message {
 
 fn status(executed: u64, slots: &[SlotStatus]) -> Message {
     let (view, stable, executed) = (View(0), Seq(0), Seq(executed));
-    Message::Status(Status { view, stable, executed, slots: slots.to_vec() })
+    Message::Status(Status {
+        view,
+        active: true,
+        suspects: false,
+        stable,
+        executed,
+        slots: slots.to_vec(),
+    })
 }
 
 #[test]

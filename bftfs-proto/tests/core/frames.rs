@@ -28,7 +28,14 @@ fn outcome(from: Principal, message: &Message) -> Option<Reject> {
 
 fn status(slots: usize) -> Message {
     let slots = vec![SlotStatus::Empty; slots];
-    Message::Status(Status { view: View(0), stable: Seq(0), executed: Seq(0), slots })
+    Message::Status(Status {
+        view: View(0),
+        active: true,
+        suspects: false,
+        stable: Seq(0),
+        executed: Seq(0),
+        slots,
+    })
 }
 
 fn decided(batches: usize) -> Message {
