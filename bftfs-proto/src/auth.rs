@@ -53,6 +53,10 @@ pub enum Reject {
     Hash,
     /// Nobody asked for it.
     Unasked,
+    /// A view-change that contradicts itself, or lacks its proof.
+    Testimony,
+    /// A new-view that does not follow from its view-changes.
+    Choice,
 }
 
 /// A digest over `fields`, each preceded by its length, under a kind and a cluster.

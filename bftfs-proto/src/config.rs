@@ -11,7 +11,9 @@ use crate::types::{ClientId, Principal, ReplicaId, View};
 /// Sequence numbers between two checkpoints (K).
 pub const CHECKPOINT_INTERVAL_SEQS: u64 = 128;
 /// Sequence numbers that may be open above the last stable checkpoint (L).
-pub const WINDOW_SEQS: u64 = 256;
+pub const WINDOW_SEQS: u64 = WINDOW_SLOTS as u64;
+/// The same, as a count of what is in memory.
+pub const WINDOW_SLOTS: usize = 256;
 /// Batches a primary keeps in flight before it lets requests collect into the next.
 pub const PIPELINE_BATCHES: u64 = 4;
 /// Requests in one batch.
@@ -56,7 +58,7 @@ pub const REPLICAS_MAX: usize = 19;
 /// safety (`docs/protocol.md`, view changes).
 pub const ACCEPTED_PER_SEQ_MAX: usize = 4;
 /// Entries of Q in a view-change.
-pub const VIEW_CHANGE_ACCEPTED_MAX: usize = ACCEPTED_PER_SEQ_MAX * WINDOW_SEQS as usize;
+pub const VIEW_CHANGE_ACCEPTED_MAX: usize = ACCEPTED_PER_SEQ_MAX * WINDOW_SLOTS;
 /// How long a request may wait before its replica suspects the primary, at first, in nanoseconds.
 pub const VIEW_TIMEOUT_NANOS: u64 = 500_000_000;
 /// The longest that this time grows to by doubling with each view that fails, in nanoseconds.
@@ -73,11 +75,11 @@ const CHECKPOINT_BYTES_MAX: usize = 5 + 10 + 32 + 64;
 /// Bytes of a view-change, encoded.
 const VIEW_CHANGE_BYTES_MAX: usize = 128
     + REPLICAS_MAX * CHECKPOINT_BYTES_MAX
-    + (WINDOW_SEQS as usize + VIEW_CHANGE_ACCEPTED_MAX) * VOTE_BYTES_MAX;
+    + (WINDOW_SLOTS + VIEW_CHANGE_ACCEPTED_MAX) * VOTE_BYTES_MAX;
 /// The quorum of the largest cluster: what a primary puts into its NEW-VIEW.
 const QUORUM_MAX: usize = (REPLICAS_MAX + (REPLICAS_MAX - 1) / 3 + 1).div_ceil(2);
 const _: () = assert!(
-    128 + QUORUM_MAX * VIEW_CHANGE_BYTES_MAX + WINDOW_SEQS as usize * 32 <= MESSAGE_BYTES_MAX,
+    128 + QUORUM_MAX * VIEW_CHANGE_BYTES_MAX + WINDOW_SLOTS * 32 <= MESSAGE_BYTES_MAX,
     "a new-view fits a message"
 );
 const _: () = assert!(BATCH_BYTES_MAX <= CLIENT_PENDING_BYTES_MAX);

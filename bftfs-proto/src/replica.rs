@@ -1,12 +1,14 @@
 //! A replica: the state machine of PBFT (Castro & Liskov, OSDI'99).
 //!
 //! One file per duty: `request` admits and proposes, `ordering` is the three phases, `execution`
-//! runs what is decided and answers, `checkpoint` makes checkpoints stable, `catch_up` asks for and
-//! gives what is missing, `recovery` begins again from the disk. `log`, `pool` and `state` are the
-//! data that they share.
+//! runs what is decided and answers, `checkpoint` makes checkpoints stable, `suspicion` says when the
+//! primary is to go, `view_change` leaves a view and begins the next, with the batches of `choice`;
+//! `catch_up` asks for and gives what is missing, `transfer` fetches state, `recovery` begins again
+//! from the disk. `log`, `pool` and `state` are the data that they share.
 
 mod catch_up;
 mod checkpoint;
+mod choice;
 mod execution;
 mod log;
 mod ordering;
@@ -14,7 +16,9 @@ mod pool;
 mod recovery;
 mod request;
 mod state;
+mod suspicion;
 mod transfer;
+mod view_change;
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
@@ -29,6 +33,7 @@ use crate::message::{Fetch, Message, Tag};
 use crate::service::Service;
 use crate::types::{ClientId, Lsn, Mono, Now, Principal, ReplicaId, Seq, View};
 
+pub use choice::{Choice, choose};
 pub use recovery::{Loaded, Setup};
 
 use catch_up::Want;
@@ -37,6 +42,7 @@ use log::Log;
 use pool::Pool;
 use state::State;
 use transfer::Transfer;
+use view_change::Views;
 
 /// One replica. Step it with `handle`, then drain `poll_output`.
 #[derive(Debug)]
@@ -45,6 +51,7 @@ pub struct Replica<S> {
     me: ReplicaId,
     signer: Signer,
     view: View,
+    views: Views,
     state: State<S>,
     log: Log,
     pool: Pool,
@@ -69,6 +76,8 @@ pub struct Replica<S> {
     last_status: Mono,
     /// When each peer's STATUS was answered last.
     answered: BTreeMap<ReplicaId, Mono>,
+    /// Requests that each backup relayed since this replica's last STATUS.
+    relays: BTreeMap<ReplicaId, u32>,
     /// This replica's state differs from a stable checkpoint: it is faulty and says nothing more.
     diverged: bool,
     now: Now,
@@ -84,6 +93,12 @@ pub struct ReplicaStatus {
     pub view: u64,
     /// The primary of that view.
     pub primary: u32,
+    /// The view has begun for it: it does not wait for the view's NEW-VIEW.
+    pub active: bool,
+    /// It has waited for that primary in vain.
+    pub suspects: bool,
+    /// Views that it left since it started.
+    pub view_changes: u64,
     /// The last sequence number it executed.
     pub last_executed: u64,
     /// Its last stable checkpoint.
@@ -136,11 +151,12 @@ impl<S: Service> Replica<S> {
                 Message::Prepare(vote) => self.on_prepare(replica, &vote),
                 Message::Commit(vote) => self.on_commit(replica, &vote),
                 Message::Checkpoint(checkpoint) => self.on_checkpoint(checkpoint),
-                Message::ViewChange(_) | Message::NewView(_) => Err(Reject::View),
+                Message::ViewChange(change) => self.on_view_change(replica, change),
+                Message::NewView(new_view) => self.on_new_view(replica, new_view),
                 Message::Status(status) => self.on_status(replica, &status),
                 Message::Decided(decided) => self.on_decided(replica, &decided),
                 Message::Fetch(wanted) => self.on_fetch(replica, &wanted),
-                Message::Data(data) => self.on_data(data),
+                Message::Data(data) => self.on_data(replica, data),
                 Message::Request(_) | Message::Read(_) | Message::Ask(_) | Message::Reply(_) => {
                     Err(Reject::Role)
                 }
@@ -157,7 +173,7 @@ impl<S: Service> Replica<S> {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Mono> {
         let want = self.wants.values().map(|want| want.due);
-        want.chain([self.status_due()]).min()
+        want.chain([self.status_due()]).chain(self.suspicion_due()).min()
     }
 
     /// Where this replica is.
@@ -168,6 +184,9 @@ impl<S: Service> Replica<S> {
             id: self.me.0,
             view: self.view.0,
             primary: self.cluster.primary(self.view).0,
+            active: self.views.active,
+            suspects: self.views.suspects,
+            view_changes: self.views.left,
             last_executed: self.state.executed().0,
             last_stable: self.log.low().0,
             transferring: self.transfer.is_some(),

@@ -11,7 +11,7 @@ use bftfs_proto::config::Cluster;
 use bftfs_proto::engine::{Input, Release, To};
 use bftfs_proto::message::{Data, Message};
 use bftfs_proto::replica::{Replica, Setup};
-use bftfs_proto::types::{ClientId, Mono, Now, Principal, ReplicaId, Seq, Wall};
+use bftfs_proto::types::{ClientId, Mono, Now, Principal, ReplicaId, Seq, View, Wall};
 use fastrand::Rng;
 
 use crate::faults::{MILLI, Plan, Sabotage};
@@ -359,8 +359,7 @@ impl<W: Workload> World<W> {
         if replica.status().diverged {
             return Err(format!("I7: {id:?} found that its state differs from a quorum's"));
         }
-        self.history.view(id, bftfs_proto::types::View(replica.status().view))?;
-        let mut deeds = Vec::new();
+        let mut deeds = vec![Deed::Moved(View(replica.status().view))];
         for seq in (before.0 + 1..=executed.0).map(Seq) {
             deeds.extend(replica.decided(seq).map(|digest| Deed::Decided(seq, digest)));
         }
@@ -379,6 +378,7 @@ impl<W: Workload> World<W> {
         for deed in self.node_mut(id).durable_deeds() {
             match deed {
                 Deed::Decided(seq, digest) => self.history.agreement(id, seq, digest)?,
+                Deed::Moved(view) => self.history.view(id, view)?,
                 Deed::Reached(seq, digest) => self.history.equal_states(id, seq, digest)?,
             }
         }

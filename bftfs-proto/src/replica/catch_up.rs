@@ -10,16 +10,21 @@ use crate::config::{BATCH_REQUESTS_MAX, FETCH_PAUSE_NANOS};
 use crate::config::{STATUS_BUSY_NANOS, STATUS_IDLE_NANOS};
 use crate::engine::{Output, To};
 use crate::message::{
-    Data, Decided, Fetch, Message, PrePrepare, Request, SlotStatus, Status, Vote,
+    Batch, Data, Decided, Fetch, Message, PrePrepare, Request, SlotStatus, Status, Vote,
 };
 use crate::service::Service;
 use crate::types::{Mono, Principal, ReplicaId, Seq};
 
 use super::Replica;
+use super::log::Slot;
 use super::request::is_signed;
+use super::state::Standing;
 
 /// Sequence numbers for which votes are sent again in answer to one STATUS.
 const RESEND_SEQS_MAX: usize = 32;
+
+/// Requests that one backup may show its primary unasked in one STATUS period.
+const RELAYS_MAX: u32 = 16;
 
 /// Something asked for.
 #[derive(Clone, Copy, Debug)]
@@ -42,16 +47,19 @@ impl<S: Service> Replica<S> {
 
     pub(super) fn on_timeout(&mut self) {
         self.ask();
+        self.review_primary();
         if self.now.mono >= self.status_due() {
-            self.last_status = self.now.mono;
+            self.relays.clear();
             self.consider_transfer();
+            self.observe_primary();
             self.send_status();
         }
     }
 
     pub(super) fn status_due(&self) -> Mono {
         let open = self.log.iter().next_back().is_some_and(|(seq, _)| seq > self.state.executed());
-        let busy = open || !self.wants.is_empty() || self.transfer.is_some();
+        let waits = !self.views.active || self.pool.oldest().is_some();
+        let busy = open || waits || !self.wants.is_empty() || self.transfer.is_some();
         self.last_status.after(if busy { STATUS_BUSY_NANOS } else { STATUS_IDLE_NANOS })
     }
 
@@ -82,18 +90,19 @@ impl<S: Service> Replica<S> {
         ReplicaId((self.me.0 + step) % n)
     }
 
-    fn send_status(&mut self) {
+    pub(super) fn send_status(&mut self) {
+        self.last_status = self.now.mono;
         let executed = self.state.executed();
         let last = self.log.iter().next_back().map_or(executed, |(seq, _)| seq);
         let slots =
             (executed.0 + 1..=last.0).take(usize::try_from(self.cluster.window).unwrap_or(0));
-        let slots = slots
-            .map(|seq| self.log.get(Seq(seq)).map_or(SlotStatus::Empty, super::log::Slot::status));
-        let slots = slots.collect();
+        let view = self.view;
+        let status = |seq| self.log.get(Seq(seq)).map_or(SlotStatus::Empty, |s| s.status(view));
+        let slots = slots.map(status).collect();
         let status = Status {
             view: self.view,
-            active: true,
-            suspects: false,
+            active: self.views.active,
+            suspects: self.views.suspects,
             stable: self.log.low(),
             executed,
             slots,
@@ -103,12 +112,18 @@ impl<S: Service> Replica<S> {
 
     /// A peer says where it is: it gets what it lacks, at most once a STATUS period.
     pub(super) fn on_status(&mut self, from: ReplicaId, status: &Status) -> Result<(), Reject> {
+        // What this very message brings about is told to all anyway.
+        let view = self.view;
+        self.on_suspicion(from, status.view, status.suspects);
         let now = self.now.mono;
         let soon = |last: &Mono| now < last.after(STATUS_BUSY_NANOS / 2);
         if self.answered.get(&from).is_some_and(soon) {
             return Err(Reject::Quota);
         }
         self.answered.insert(from, now);
+        if status.view < view || (status.view == view && !status.active) {
+            self.show_view(from);
+        }
         if status.stable < self.log.low() {
             self.send_stable(from);
         }
@@ -127,7 +142,7 @@ impl<S: Service> Replica<S> {
     }
 
     fn send_decided(&mut self, to: ReplicaId, executed: Seq) {
-        let decided = |(seq, slot): (Seq, &super::log::Slot)| Some((seq, slot.decided?));
+        let decided = |(seq, slot): (Seq, &Slot)| Some((seq, slot.decided?));
         let after = self.log.iter().filter(|(seq, _)| *seq > executed);
         let batches: Vec<(Seq, Digest)> = after.filter_map(decided).collect();
         if !batches.is_empty() {
@@ -136,7 +151,7 @@ impl<S: Service> Replica<S> {
     }
 
     fn resend_votes(&mut self, to: ReplicaId, status: &Status) {
-        if status.view != self.view {
+        if status.view != self.view || !status.active || !self.views.active {
             return;
         }
         let theirs = |seq: Seq| {
@@ -211,34 +226,68 @@ impl<S: Service> Replica<S> {
     }
 
     /// Content came. It is used iff it was asked for and hashes to the name it was asked by.
-    pub(super) fn on_data(&mut self, data: Data) -> Result<(), Reject> {
+    pub(super) fn on_data(&mut self, from: ReplicaId, data: Data) -> Result<(), Reject> {
         match data {
-            Data::Request(request) => self.on_request_body(request),
-            Data::Batch(batch) => {
-                let digest = batch.digest(&self.cluster.id);
-                self.wants.remove(&Fetch::Batch(digest)).ok_or(Reject::Unasked)?;
-                let next = self.state.executed().next();
-                let decided = self.log.get_mut(next).filter(|s| s.decided == Some(digest));
-                decided.ok_or(Reject::Unasked)?.learned = Some(batch);
-                self.execute_ready();
-                Ok(())
-            }
+            Data::Request(request) => self.on_request_body(from, request),
+            Data::Batch(batch) => self.on_batch(&batch),
             Data::Stable(certificate, root) => self.on_stable_data(certificate, &root),
             Data::Block(digest, bytes) => self.on_block(digest, bytes),
         }
     }
 
-    /// A relayed request needs its client's signature.
-    fn on_request_body(&mut self, request: Request) -> Result<(), Reject> {
+    /// A batch that was decided or chosen, and was not here.
+    fn on_batch(&mut self, batch: &Batch) -> Result<(), Reject> {
+        let digest = batch.digest(&self.cluster.id);
+        self.wants.remove(&Fetch::Batch(digest)).ok_or(Reject::Unasked)?;
+        let awaited = |slot: &Slot| {
+            slot.decided == Some(digest) || slot.chosen.is_some_and(|(_, d)| d == digest)
+        };
+        let open = self.log.iter().filter(|(_, slot)| awaited(slot));
+        let seqs: Vec<Seq> = open.map(|(seq, _)| seq).collect();
+        for seq in seqs {
+            if let Some(slot) = self.log.get_mut(seq) {
+                slot.learned = Some(batch.clone());
+            }
+            self.pursue(seq);
+        }
+        self.execute_ready();
+        Ok(())
+    }
+
+    /// A relayed request is used iff
+    /// - a batch here waits for it, or a backup shows it to its primary, a few in a STATUS period;
+    /// - its client signed it, or a correct replica is known to have accepted it.
+    fn on_request_body(&mut self, from: ReplicaId, request: Request) -> Result<(), Reject> {
         let digest = request.digest(&self.cluster.id);
-        if !self.blocked.contains_key(&digest) {
-            return Err(Reject::Unasked);
+        let vouched = |seq: &Seq| {
+            let slot = self.log.get(*seq);
+            slot.is_some_and(|slot| slot.decided.is_some() || slot.chosen.is_some())
+        };
+        match self.blocked.get(&digest) {
+            Some(seqs) if seqs.iter().any(vouched) => return self.take_in(digest, request, false),
+            Some(_) => {}
+            None => self.admit_relay(from, &request)?,
         }
         if !is_signed(&self.cluster, &request) {
             return Err(Reject::Signature);
         }
-        self.pool.add(digest, request, true)?;
-        self.unblock(&digest);
+        self.take_in(digest, request, true)?;
+        self.propose();
+        Ok(())
+    }
+
+    fn admit_relay(&mut self, from: ReplicaId, request: &Request) -> Result<(), Reject> {
+        if !self.is_primary() || !self.views.active {
+            return Err(Reject::Unasked);
+        }
+        if !matches!(self.state.standing(request), Standing::Fresh) {
+            return Err(Reject::Stale);
+        }
+        let relayed = self.relays.entry(from).or_default();
+        *relayed += 1;
+        if *relayed > RELAYS_MAX || !self.pool.has_room(request) {
+            return Err(Reject::Quota);
+        }
         Ok(())
     }
 }

@@ -179,9 +179,8 @@ impl<S: Service> Replica<S> {
             return;
         };
         if own.digest(&self.cluster.id) != state {
-            // A quorum holds another state: this replica is the faulty one. It falls silent.
-            self.diverged = true;
-            self.outputs.clear();
+            // A quorum holds another state: this replica is the faulty one.
+            self.fall_silent();
             return;
         }
         let root = *own;
@@ -190,15 +189,21 @@ impl<S: Service> Replica<S> {
         self.checkpoints.forget_up_to(seq);
         self.cut_log(seq);
         self.truncate_journal();
+        self.views.relax();
+        self.adopt_choice();
         self.propose();
+    }
+
+    /// What this replica holds cannot be: it says nothing more.
+    pub(super) fn fall_silent(&mut self) {
+        self.diverged = true;
+        self.outputs.clear();
     }
 
     pub(super) fn cut_log(&mut self, seq: Seq) {
         let dropped = self.log.truncate(seq);
-        let accepted = |slot: &Slot| slot.accepted.as_ref().map(|a| a.batch.requests.clone());
-        for slot in dropped.values() {
-            let learned = slot.learned.as_ref().map(|batch| batch.requests.clone());
-            accepted(slot).iter().chain(&learned).for_each(|r| self.pool.release(r, seq));
+        for batch in dropped.values().flat_map(Slot::batches) {
+            self.pool.release(&batch.requests, seq);
         }
         self.blocked.retain(|_, seqs| {
             *seqs = seqs.split_off(&seq.next());
@@ -225,8 +230,11 @@ impl<S: Service> Replica<S> {
             return;
         }
         self.checkpoints.truncated = seq;
-        // These two have no number of their own: write them again before their segment goes.
+        // These have no number of their own: write them again before their segment goes.
         self.append(Record::View(self.view));
+        if let Some(new_view) = self.views.new_view.clone() {
+            self.append(Record::NewView(new_view));
+        }
         if let Some(root) = self.checkpoints.own(self.log.low()).copied() {
             self.append(Record::Stable(self.checkpoints.stable.clone(), root));
         }

@@ -90,7 +90,11 @@ impl<S: Service> Replica<S> {
                 self.answer(request.client, request.tag(), request.replier, answer);
             }
         }
-        batch.requests.iter().for_each(|digest| self.pool.order(digest, seq));
+        self.measure_primary(seq);
+        for digest in &batch.requests {
+            self.pool.order(digest, seq);
+            self.pool.executed(digest);
+        }
         self.next_seq = self.next_seq.max(seq.next());
         if seq.0.is_multiple_of(self.cluster.checkpoint_interval) {
             self.pool.shed();

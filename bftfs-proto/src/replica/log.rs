@@ -1,13 +1,14 @@
 //! The message log: per sequence number, what was proposed, voted and decided.
 
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 
 use bftfs_state::Digest;
 
 use crate::auth::Reject;
-use crate::config::Cluster;
+use crate::config::{ACCEPTED_PER_SEQ_MAX, Cluster};
 use crate::message::{Batch, SlotStatus, Vote};
-use crate::types::{Lsn, ReplicaId, Seq, View};
+use crate::types::{Lsn, Mono, ReplicaId, Seq, View};
 
 /// The votes of one phase for one sequence number: one per replica, its latest.
 #[derive(Debug, Default)]
@@ -25,6 +26,18 @@ impl Votes {
         }
         self.0.insert(from, (vote.view, vote.digest));
         Ok(())
+    }
+
+    /// The digest that at least `enough` replicas voted for in `view`, leaving out `except`.
+    pub(super) fn agreed(
+        &self,
+        view: View,
+        enough: usize,
+        except: Option<ReplicaId>,
+    ) -> Option<Digest> {
+        let of_view = self.0.values().filter(|(of, _)| *of == view);
+        let mut digests = of_view.map(|(_, digest)| *digest);
+        digests.find(|digest| self.count(view, digest, except) >= enough)
     }
 
     /// How many distinct replicas voted for `digest` in `view`, leaving out `except`.
@@ -47,10 +60,17 @@ pub(super) struct Accepted {
 /// All about one sequence number.
 #[derive(Debug, Default)]
 pub(super) struct Slot {
+    /// What this replica is to accept on others' word, before it has the batch: a new view chose
+    /// it, or w backups prepared it.
+    pub(super) chosen: Option<(View, Digest)>,
     /// A pre-prepare whose bodies are not all here yet.
     pub(super) proposal: Option<Accepted>,
-    /// The pre-prepare that this replica accepted and made durable: its Q entry.
+    /// The pre-prepare that this replica accepted last and made durable.
     pub(super) accepted: Option<Accepted>,
+    /// What it accepted in earlier views, by digest in the latest view: with `accepted` its Q.
+    pub(super) earlier: Vec<Accepted>,
+    /// When its primary proposed it, and how long its oldest request had waited by then.
+    pub(super) proposed: Option<(Mono, u64)>,
     pub(super) prepares: Votes,
     pub(super) commits: Votes,
     /// The prepared certificate that this replica made durable: its P entry.
@@ -84,16 +104,49 @@ impl Slot {
 
     /// The batch of `digest`, if it is here.
     pub(super) fn batch(&self, digest: &Digest, cluster: &Digest) -> Option<&Batch> {
-        let accepted = self.accepted.iter().find(|a| a.digest == *digest).map(|a| &a.batch);
+        let accepted = self.accepted.iter().chain(&self.earlier).chain(&self.proposal);
+        let accepted = accepted.into_iter().find(|a| a.digest == *digest).map(|a| &a.batch);
         accepted.or_else(|| self.learned.iter().find(|batch| batch.digest(cluster) == *digest))
     }
 
-    pub(super) fn status(&self) -> SlotStatus {
+    /// What is known to stand for this number in `view`, if anything.
+    pub(super) fn known_in(&self, view: View) -> Option<Digest> {
+        let accepted = self.accepted.iter().chain(&self.proposal);
+        let known = accepted.map(|known| (known.view, known.digest)).chain(self.chosen);
+        known.into_iter().find(|(of, _)| *of == view).map(|(_, digest)| digest)
+    }
+
+    /// Whether this replica accepted the batch in some view.
+    pub(super) fn stands_by(&self, digest: &Digest) -> bool {
+        self.accepted.iter().chain(&self.earlier).any(|accepted| accepted.digest == *digest)
+    }
+
+    /// Stands by a batch in a later view than any before. Of what was accepted earlier the latest
+    /// are remembered, and always what was prepared.
+    pub(super) fn accept(&mut self, accepted: Accepted) {
+        self.earlier.extend(self.accepted.take());
+        self.earlier.retain(|earlier| earlier.digest != accepted.digest);
+        if self.earlier.len() >= ACCEPTED_PER_SEQ_MAX {
+            let prepared = self.prepared.map(|(_, digest)| digest);
+            let spare = self.earlier.iter().position(|e| Some(e.digest) != prepared);
+            spare.map(|oldest| self.earlier.remove(oldest));
+        }
+        self.accepted = Some(accepted);
+    }
+
+    /// All batches that this slot knows the requests of.
+    pub(super) fn batches(&self) -> impl Iterator<Item = &Batch> {
+        let accepted = self.accepted.iter().chain(&self.earlier).map(|a| &a.batch);
+        accepted.chain(&self.learned)
+    }
+
+    /// How far this number has come in `view`.
+    pub(super) fn status(&self, view: View) -> SlotStatus {
         if self.decided.is_some() {
             SlotStatus::Committed
-        } else if self.prepared.is_some() {
+        } else if self.prepared.is_some_and(|(of, _)| of == view) {
             SlotStatus::Prepared
-        } else if self.accepted.is_some() {
+        } else if self.accepted.as_ref().is_some_and(|accepted| accepted.view == view) {
             SlotStatus::Accepted
         } else {
             SlotStatus::Empty
@@ -147,6 +200,15 @@ impl Log {
 
     pub(super) fn get_mut(&mut self, seq: Seq) -> Option<&mut Slot> {
         self.slots.get_mut(&seq)
+    }
+
+    /// Forgets what was proposed and not accepted: its view is over.
+    pub(super) fn forget_proposals(&mut self) {
+        for slot in self.slots.values_mut() {
+            slot.proposal = None;
+            slot.chosen = None;
+            slot.proposed = None;
+        }
     }
 
     /// The slots in order.

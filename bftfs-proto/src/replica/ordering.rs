@@ -16,7 +16,7 @@ use super::log::Accepted;
 
 impl<S: Service> Replica<S> {
     /// A backup accepts a pre-prepare iff
-    /// - it comes from the primary of the view that this replica is in;
+    /// - it comes from the primary of the view that has begun here;
     /// - `seq` is between the watermarks and not decided already;
     /// - no other digest was accepted for this view and number;
     /// - the proposed time is near this replica's clock;
@@ -27,7 +27,7 @@ impl<S: Service> Replica<S> {
         pre_prepare: PrePrepare,
     ) -> Result<(), Reject> {
         let PrePrepare { view, seq, batch } = pre_prepare;
-        if view != self.view {
+        if view != self.view || !self.views.active {
             return Err(Reject::View);
         }
         if from != self.cluster.primary(view) {
@@ -35,15 +35,16 @@ impl<S: Service> Replica<S> {
         }
         let digest = batch.digest(&self.cluster.id);
         let slot = self.log.slot(seq)?;
-        let known = slot.accepted.iter().chain(&slot.proposal).find(|known| known.view == view);
-        if let Some(known) = known {
-            return Err(if known.digest == digest { Reject::Stale } else { Reject::Conflict });
+        if let Some(known) = slot.known_in(view) {
+            return Err(if known == digest { Reject::Stale } else { Reject::Conflict });
         }
         if slot.decided.is_some() {
             return Err(Reject::Stale);
         }
         self.check_time(batch.time)?;
+        let proposed = (self.now.mono, self.waited(&batch.requests));
         if let Some(slot) = self.log.get_mut(seq) {
+            slot.proposed = Some(proposed);
             slot.proposal = Some(Accepted { view, digest, batch });
         }
         self.try_accept(seq);
@@ -74,7 +75,7 @@ impl<S: Service> Replica<S> {
         let Some(proposal) = self.log.get_mut(seq).and_then(|slot| slot.proposal.take()) else {
             return;
         };
-        if proposal.view != self.view {
+        if proposal.view != self.view || !self.views.active {
             return;
         }
         let vote = Vote { view: proposal.view, seq, digest: proposal.digest };
@@ -87,35 +88,61 @@ impl<S: Service> Replica<S> {
     pub(super) fn accept(&mut self, seq: Seq, batch: Batch) {
         let (view, me) = (self.view, self.me);
         let digest = batch.digest(&self.cluster.id);
+        let vote = Vote { view, seq, digest };
         let body = |digest| self.pool.get(digest).map(|body| body.request.clone());
         let requests: Vec<_> = batch.requests.iter().filter_map(body).collect();
         assert!(requests.len() == batch.requests.len(), "a batch is accepted with its bodies");
         batch.requests.iter().for_each(|digest| self.pool.order(digest, seq));
-        self.append(Record::Accepted { view, seq, batch: batch.clone(), requests });
+        if seq <= self.state.executed() {
+            batch.requests.iter().for_each(|digest| self.pool.executed(digest));
+        }
+        // A record of an earlier view holds the bodies already.
+        let known = self.log.get(seq).is_some_and(|slot| slot.stands_by(&digest));
+        self.append(if known {
+            Record::Reaccepted(vote)
+        } else {
+            Record::Accepted { view, seq, batch: batch.clone(), requests }
+        });
         let backup = !self.is_primary();
         if let Ok(slot) = self.log.slot(seq) {
             let earlier = slot.accepted.as_ref().map(|accepted| accepted.view);
             assert!(earlier.is_none_or(|earlier| earlier < view), "a vote is never revised");
-            slot.accepted = Some(Accepted { view, digest, batch });
+            slot.chosen = None;
+            slot.accept(Accepted { view, digest, batch });
             if backup {
-                let own = slot.prepares.add(me, &Vote { view, seq, digest });
+                let own = slot.prepares.add(me, &vote);
                 assert!(own.is_ok(), "one prepare for a view and number");
             }
         }
     }
 
-    /// A prepare is stored iff it is for this view, between the watermarks, from a backup, and
-    /// the sender's only one.
+    /// A prepare is stored iff it is for this view or a later one, between the watermarks, from a
+    /// backup, and the sender's only one for its view.
     pub(super) fn on_prepare(&mut self, from: ReplicaId, vote: &Vote) -> Result<(), Reject> {
-        if vote.view != self.view {
+        if vote.view < self.view {
             return Err(Reject::View);
         }
         if from == self.cluster.primary(vote.view) {
             return Err(Reject::Role);
         }
         self.log.slot(vote.seq)?.prepares.add(from, vote)?;
+        self.follow_backups(vote.seq);
         self.try_prepare(vote.seq);
         Ok(())
+    }
+
+    /// w backups prepared a batch that this one has no pre-prepare of: one of them is correct, so
+    /// the primary proposed it, and it may be accepted on their word.
+    fn follow_backups(&mut self, seq: Seq) {
+        let (view, primary) = (self.view, self.cluster.primary(self.view));
+        let Some(slot) = self.log.get_mut(seq).filter(|_| self.views.active) else { return };
+        if slot.decided.is_some() || slot.known_in(view).is_some() || self.me == primary {
+            return;
+        }
+        if let Some(digest) = slot.prepares.agreed(view, self.cluster.weak(), Some(primary)) {
+            slot.chosen = Some((view, digest));
+            self.pursue(seq);
+        }
     }
 
     /// When prepared, makes that durable and votes to commit.
@@ -123,7 +150,7 @@ impl<S: Service> Replica<S> {
         let Some(slot) = self.log.get(seq) else { return };
         let Some(accepted) = &slot.accepted else { return };
         let (view, digest) = (accepted.view, accepted.digest);
-        if view != self.view || slot.prepared == Some((view, digest)) {
+        if view != self.view || !self.views.active || slot.prepared == Some((view, digest)) {
             return;
         }
         if !slot.is_prepared(&self.cluster) {
@@ -142,10 +169,10 @@ impl<S: Service> Replica<S> {
         self.try_commit(seq);
     }
 
-    /// A commit is stored iff it is for this view, between the watermarks, and the sender's only
-    /// one.
+    /// A commit is stored iff it is for this view or a later one, between the watermarks, and the
+    /// sender's only one for its view.
     pub(super) fn on_commit(&mut self, from: ReplicaId, vote: &Vote) -> Result<(), Reject> {
-        if vote.view != self.view {
+        if vote.view < self.view {
             return Err(Reject::View);
         }
         self.log.slot(vote.seq)?.commits.add(from, vote)?;

@@ -1,6 +1,6 @@
 //! Request bodies: held from their arrival until the checkpoint after their execution is stable.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
 use bftfs_state::Digest;
@@ -10,7 +10,18 @@ use crate::config::{
     BATCH_BYTES_MAX, BATCH_REQUESTS_MAX, CLIENT_PENDING_BYTES_MAX, CLIENT_PENDING_REQUESTS_MAX,
 };
 use crate::message::Request;
-use crate::types::{ClientId, Seq};
+use crate::types::{ClientId, Mono, Seq};
+
+/// How far a request has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// It is to be proposed.
+    Waiting,
+    /// It is in a batch that this replica stands by in the present view.
+    Ordered,
+    /// It was executed, or proved to have been before.
+    Executed,
+}
 
 /// A body and what is known of it.
 #[derive(Debug)]
@@ -18,8 +29,11 @@ pub(super) struct Body {
     pub(super) request: Request,
     /// The signature was checked: it may be proposed and shown to others.
     pub(super) verified: bool,
-    /// The last sequence number it was ordered under.
-    ordered: Option<Seq>,
+    /// When it came.
+    pub(super) since: Mono,
+    stage: Stage,
+    /// The last sequence number it was ordered under: it stays until that is stable.
+    held: Option<Seq>,
 }
 
 /// The requests of one client that are not ordered yet, oldest first.
@@ -28,12 +42,24 @@ struct Queue {
     waiting: VecDeque<Digest>,
     count: usize,
     bytes: usize,
+    /// The batch that held a request of this client last, or that was executed last when the
+    /// client began to wait.
+    served: Seq,
+}
+
+/// The request that has waited longest.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Oldest {
+    pub(super) digest: Digest,
+    pub(super) since: Mono,
 }
 
 /// All bodies, and per client the queue of those to be proposed.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     bodies: BTreeMap<Digest, Body>,
+    /// What is not executed, by its time of arrival.
+    pending: BTreeSet<(Mono, Digest)>,
     queues: BTreeMap<ClientId, Queue>,
     /// The client that was served last: the next batch begins after it.
     turn: ClientId,
@@ -49,12 +75,44 @@ impl Pool {
         self.queues.values().map(|queue| queue.count).sum()
     }
 
-    /// Takes in a body that is authentic to this replica.
+    /// The request that has waited longest to be executed.
+    pub(super) fn oldest(&self) -> Option<Oldest> {
+        let (since, digest) = *self.pending.first()?;
+        Some(Oldest { digest, since })
+    }
+
+    /// A signature was found to be good.
+    pub(super) fn mark_verified(&mut self, digest: &Digest) {
+        if let Some(body) = self.bodies.get_mut(digest) {
+            body.verified = true;
+        }
+    }
+
+    /// Of the client that has waited for the most batches: since which one, and its oldest request.
+    pub(super) fn neglected(&mut self) -> Option<(Seq, Oldest)> {
+        let waiting = self.queues.iter().filter(|(_, queue)| queue.count > 0);
+        let (served, client) = waiting.map(|(id, queue)| (queue.served, *id)).min()?;
+        let digest = self.peek(client)?;
+        let since = self.bodies.get(&digest)?.since;
+        Some((served, Oldest { digest, since }))
+    }
+
+    /// Whether the client is within its quota with this request.
+    pub(super) fn has_room(&self, request: &Request) -> bool {
+        self.queues.get(&request.client).is_none_or(|queue| {
+            queue.count < CLIENT_PENDING_REQUESTS_MAX
+                && queue.bytes + request.bytes() <= CLIENT_PENDING_BYTES_MAX
+        })
+    }
+
+    /// Takes in a body that is authentic to this replica, when `executed` was executed last.
     pub(super) fn add(
         &mut self,
         digest: Digest,
         request: Request,
         verified: bool,
+        now: Mono,
+        executed: Seq,
     ) -> Result<(), Reject> {
         if let Some(body) = self.bodies.get_mut(&digest) {
             body.verified |= verified;
@@ -62,52 +120,88 @@ impl Pool {
         }
         let queue = self.queues.entry(request.client).or_default();
         let bytes = request.bytes();
-        if queue.count >= CLIENT_PENDING_REQUESTS_MAX
-            || queue.bytes + bytes > CLIENT_PENDING_BYTES_MAX
-        {
-            return Err(Reject::Quota);
+        if queue.count == 0 {
+            queue.served = queue.served.max(executed);
         }
-        queue.count += 1;
-        queue.bytes += bytes;
-        queue.waiting.push_back(digest);
-        self.bodies.insert(digest, Body { request, verified, ordered: None });
+        queue.enter(digest, bytes);
+        self.pending.insert((now, digest));
+        let stage = Stage::Waiting;
+        self.bodies.insert(digest, Body { request, verified, since: now, stage, held: None });
         Ok(())
     }
 
     /// Puts back a body that this replica accepted before a crash, under `seq`.
-    pub(super) fn restore(&mut self, digest: Digest, request: Request, seq: Seq) {
-        self.bodies.insert(digest, Body { request, verified: true, ordered: Some(seq) });
+    pub(super) fn restore(&mut self, digest: Digest, request: Request, seq: Seq, now: Mono) {
+        let held = self.bodies.get(&digest).and_then(|body| body.held).max(Some(seq));
+        let stage = Stage::Ordered;
+        self.pending.insert((now, digest));
+        // Whether it was checked before the crash is not known.
+        self.bodies.insert(digest, Body { request, verified: false, since: now, stage, held });
     }
 
     /// The body was put into a batch: it waits no longer and stays until `seq` is stable.
     pub(super) fn order(&mut self, digest: &Digest, seq: Seq) {
         let Some(body) = self.bodies.get_mut(digest) else { return };
-        if body.ordered.is_none() {
-            Self::leave(&mut self.queues, &body.request);
+        if body.stage == Stage::Waiting {
+            leave(&mut self.queues, &body.request);
+            body.stage = Stage::Ordered;
         }
-        body.ordered = Some(body.ordered.map_or(seq, |before| before.max(seq)));
+        if let Some(queue) = self.queues.get_mut(&body.request.client) {
+            queue.served = queue.served.max(seq);
+        }
+        body.held = body.held.max(Some(seq));
+    }
+
+    /// The body was executed: nobody waits for it any more.
+    pub(super) fn executed(&mut self, digest: &Digest) {
+        let Some(body) = self.bodies.get_mut(digest) else { return };
+        if body.stage == Stage::Waiting {
+            leave(&mut self.queues, &body.request);
+        }
+        body.stage = Stage::Executed;
+        self.pending.remove(&(body.since, *digest));
+    }
+
+    /// A new view begins: what was ordered in an earlier one and not executed waits again, in the
+    /// order it came.
+    pub(super) fn requeue(&mut self) {
+        let queues = &mut self.queues;
+        queues.values_mut().for_each(|queue| queue.waiting.clear());
+        for (_, digest) in &self.pending {
+            let Some(body) = self.bodies.get_mut(digest) else { continue };
+            let queue = queues.entry(body.request.client).or_default();
+            if body.stage == Stage::Waiting {
+                queue.waiting.push_back(*digest);
+            } else {
+                body.stage = Stage::Waiting;
+                queue.enter(*digest, body.request.bytes());
+            }
+        }
     }
 
     /// Forgets a body that proved to be no request, or that was executed already.
     pub(super) fn discard(&mut self, digest: &Digest) {
-        if let Some(body) = self.bodies.remove(digest)
-            && body.ordered.is_none()
-        {
-            Self::leave(&mut self.queues, &body.request);
+        let Some(body) = self.bodies.remove(digest) else { return };
+        if body.stage == Stage::Waiting {
+            leave(&mut self.queues, &body.request);
         }
+        self.pending.remove(&(body.since, *digest));
     }
 
-    /// Forgets bodies of a batch whose checkpoint is stable.
+    /// Forgets bodies of a batch whose checkpoint is stable. What was not executed waits on.
     pub(super) fn release(&mut self, digests: &[Digest], stable: Seq) {
         for digest in digests {
-            let done = |body: &Body| body.ordered.is_some_and(|seq| seq <= stable);
+            let done = |body: &Body| {
+                body.stage == Stage::Executed && body.held.is_some_and(|seq| seq <= stable)
+            };
             if self.bodies.get(digest).is_some_and(done) {
                 self.bodies.remove(digest);
             }
         }
     }
 
-    /// The next batch: clients in turn, each at most a quarter of it while others wait.
+    /// The next batch: clients in turn, each at most its share of it while others wait, a quarter
+    /// at most.
     ///
     /// `admit` is asked once per request, before it is taken: the primary checks signatures here.
     pub(super) fn next_batch(
@@ -117,7 +211,10 @@ impl Pool {
         let mut batch = Vec::new();
         let mut bytes = 0;
         let clients = self.clients_in_turn();
-        let share = if clients.len() > 1 { BATCH_REQUESTS_MAX / 4 } else { BATCH_REQUESTS_MAX };
+        let share = match clients.len() {
+            0 | 1 => BATCH_REQUESTS_MAX,
+            several => (BATCH_REQUESTS_MAX / several.max(4)).max(1),
+        };
         for client in clients {
             let mut taken = 0;
             while taken < share && batch.len() < BATCH_REQUESTS_MAX {
@@ -153,7 +250,7 @@ impl Pool {
     fn peek(&mut self, client: ClientId) -> Option<Digest> {
         let queue = self.queues.get_mut(&client)?;
         while let Some(digest) = queue.waiting.front() {
-            if self.bodies.get(digest).is_some_and(|body| body.ordered.is_none()) {
+            if self.bodies.get(digest).is_some_and(|body| body.stage == Stage::Waiting) {
                 return Some(*digest);
             }
             queue.waiting.pop_front();
@@ -167,27 +264,36 @@ impl Pool {
         }
     }
 
-    fn leave(queues: &mut BTreeMap<ClientId, Queue>, request: &Request) {
-        if let Some(queue) = queues.get_mut(&request.client) {
-            queue.count -= 1;
-            queue.bytes -= request.bytes();
-        }
-    }
-
-    /// Forgets waiting requests that were executed elsewhere.
+    /// Forgets requests that were executed elsewhere.
     pub(super) fn discard_if(&mut self, executed: impl Fn(&Request) -> bool) {
-        let done = |(digest, body): (&Digest, &Body)| {
-            (body.ordered.is_none() && executed(&body.request)).then_some(*digest)
+        let done = |(_, digest): &(Mono, Digest)| {
+            let body = self.bodies.get(digest);
+            body.is_none_or(|body| executed(&body.request)).then_some(*digest)
         };
-        let done: Vec<Digest> = self.bodies.iter().filter_map(done).collect();
+        let done: Vec<Digest> = self.pending.iter().filter_map(done).collect();
         done.iter().for_each(|digest| self.discard(digest));
     }
 
     /// Backups never pop their queues: they shed what was ordered from time to time.
     pub(super) fn shed(&mut self) {
         let bodies = &self.bodies;
-        for queue in self.queues.values_mut() {
-            queue.waiting.retain(|d| bodies.get(d).is_some_and(|body| body.ordered.is_none()));
-        }
+        let waits =
+            |digest: &Digest| bodies.get(digest).is_some_and(|body| body.stage == Stage::Waiting);
+        self.queues.values_mut().for_each(|queue| queue.waiting.retain(waits));
+    }
+}
+
+impl Queue {
+    fn enter(&mut self, digest: Digest, bytes: usize) {
+        self.waiting.push_back(digest);
+        self.count += 1;
+        self.bytes += bytes;
+    }
+}
+
+fn leave(queues: &mut BTreeMap<ClientId, Queue>, request: &Request) {
+    if let Some(queue) = queues.get_mut(&request.client) {
+        queue.count -= 1;
+        queue.bytes -= request.bytes();
     }
 }

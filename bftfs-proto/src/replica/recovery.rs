@@ -17,6 +17,7 @@ use super::checkpoint::Checkpoints;
 use super::log::{Accepted, Log};
 use super::pool::Pool;
 use super::state::State;
+use super::view_change::Views;
 
 /// Who a replica is.
 #[derive(Clone, Debug)]
@@ -74,6 +75,7 @@ impl<S: Service> Replica<S> {
             me: setup.me,
             signer: setup.signer,
             view: View(0),
+            views: Views::starting_at(now.mono),
             log: Log::new(low, setup.cluster.window),
             cluster: setup.cluster,
             pool: Pool::default(),
@@ -90,6 +92,7 @@ impl<S: Service> Replica<S> {
             started: now.mono,
             last_status: now.mono,
             answered: BTreeMap::new(),
+            relays: BTreeMap::new(),
             diverged: false,
             now,
             rejects: BTreeMap::new(),
@@ -103,7 +106,12 @@ impl<S: Service> Replica<S> {
         }
         match record {
             Record::View(view) => self.view = self.view.max(view),
-            Record::Stable(..) | Record::Reaccepted(_) | Record::NewView(_) => {}
+            Record::NewView(new_view) => {
+                self.view = self.view.max(new_view.view);
+                self.views.new_view = Some(new_view);
+            }
+            Record::Stable(..) => {}
+            Record::Reaccepted(vote) => self.replay_reaccepted(&vote),
             Record::Accepted { view, seq, batch, requests } => {
                 self.replay_accepted(view, seq, batch, requests);
             }
@@ -136,16 +144,25 @@ impl<S: Service> Replica<S> {
         if slot.accepted.as_ref().is_some_and(|accepted| accepted.view >= view) {
             return;
         }
-        slot.accepted = Some(Accepted { view, digest, batch });
+        slot.accept(Accepted { view, digest, batch });
         if backup {
             let own = slot.prepares.add(me, &Vote { view, seq, digest });
             assert!(own.is_ok(), "the journal holds one prepare for a view and number");
         }
     }
 
+    fn replay_reaccepted(&mut self, vote: &Vote) {
+        let cluster = self.cluster.id;
+        let slot = self.log.restore(vote.seq);
+        let batch = slot.batch(&vote.digest, &cluster).cloned();
+        // It is written only after one that holds the batch, and goes with it.
+        let batch = batch.unwrap_or_else(|| panic!("the journal lacks the batch of {vote:?}"));
+        self.replay_accepted(vote.view, vote.seq, batch, Vec::new());
+    }
+
     fn restore_bodies(&mut self, seq: Seq, batch: &Batch, requests: Vec<Request>) {
         for (digest, request) in batch.requests.iter().zip(requests) {
-            self.pool.restore(*digest, request, seq);
+            self.pool.restore(*digest, request, seq, self.now.mono);
         }
     }
 
@@ -166,17 +183,48 @@ impl<S: Service> Replica<S> {
         }
         let executed = self.state.executed();
         let seqs: Vec<Seq> = self.log.iter().map(|(seq, _)| seq).collect();
-        for seq in seqs {
+        for seq in seqs.iter().filter(|seq| **seq <= executed) {
             // What the checkpoint holds was executed as prepared here, or else as a Learned record
             // says. Others may still have to be told.
-            if let Some(slot) = self.log.get_mut(seq).filter(|_| seq <= executed) {
+            if let Some(slot) = self.log.get_mut(*seq) {
                 slot.decided = slot.decided.or_else(|| slot.prepared.map(|(_, digest)| digest));
             }
+        }
+        self.resume_view();
+        for seq in seqs {
             self.try_prepare(seq);
             self.try_commit(seq);
         }
         self.execute_ready();
         self.check_invariants();
+    }
+
+    /// Goes on in the view that was promised last, whether or not it has begun.
+    fn resume_view(&mut self) {
+        let begun = self.views.new_view.as_ref().filter(|new_view| new_view.view == self.view);
+        self.views.active = begun.is_some() || self.view == View(0);
+        let first_free = begun.map_or(Seq(0), |new_view| self.first_free(new_view));
+        self.next_seq = self.next_seq.max(first_free);
+        self.requeue_bodies();
+        if !self.views.active {
+            self.testify();
+        }
+        self.adopt_choice();
+    }
+
+    /// Bodies of batches that this view has not got to are to be proposed, if they still are owed.
+    fn requeue_bodies(&mut self) {
+        self.pool.requeue();
+        let executed = self.state.executed();
+        for (seq, slot) in self.log.iter() {
+            if seq <= executed {
+                let done = slot.decided.and_then(|digest| slot.batch(&digest, &self.cluster.id));
+                let done = done.into_iter().flat_map(|batch| &batch.requests);
+                done.for_each(|digest| self.pool.executed(digest));
+            } else if let Some(accepted) = slot.accepted.as_ref().filter(|a| a.view == self.view) {
+                accepted.batch.requests.iter().for_each(|digest| self.pool.order(digest, seq));
+            }
+        }
     }
 }
 

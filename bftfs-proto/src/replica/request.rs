@@ -1,5 +1,7 @@
 //! Requests: admission at every replica, proposals by the primary (OSDI'99 sections 4.1, 4.2).
 
+use bftfs_state::Digest;
+
 use crate::auth::Reject;
 use crate::config::PIPELINE_BATCHES;
 use crate::engine::To;
@@ -31,16 +33,31 @@ impl<S: Service> Replica<S> {
             Standing::Fresh | Standing::Refused(_) => {}
         }
         let digest = request.digest(&self.cluster.id);
-        self.pool.add(digest, request, false)?;
-        self.unblock(&digest);
+        if !self.blocked.contains_key(&digest) && !self.pool.has_room(&request) {
+            return Err(Reject::Quota);
+        }
+        self.take_in(digest, request, false)?;
         self.propose();
+        Ok(())
+    }
+
+    /// Puts a body into the pool; what waited for it goes on.
+    pub(super) fn take_in(
+        &mut self,
+        digest: Digest,
+        request: Request,
+        verified: bool,
+    ) -> Result<(), Reject> {
+        let executed = self.state.executed();
+        self.pool.add(digest, request, verified, self.now.mono, executed)?;
+        self.unblock(&digest);
         Ok(())
     }
 
     /// The primary assigns numbers while the pipeline has room; what comes meanwhile collects
     /// into the next batch. So batches grow with load and nothing waits for a timer.
     pub(super) fn propose(&mut self) {
-        if !self.is_primary() || self.transfer.is_some() {
+        if !self.is_primary() || !self.views.active || self.transfer.is_some() {
             return;
         }
         let last = Seq(self.state.executed().0 + PIPELINE_BATCHES).min(self.log.high());

@@ -186,8 +186,7 @@ impl<S: Service> Replica<S> {
         let service = Tree::open(root.service, &mut fetch);
         let (Ok(sessions), Ok(service)) = (sessions, service) else {
             // A quorum certified a root below which no tree stands: more than f replicas lie.
-            self.diverged = true;
-            self.outputs.clear();
+            self.fall_silent();
             return;
         };
         self.state.install(&root, sessions, service);
@@ -201,6 +200,7 @@ impl<S: Service> Replica<S> {
         let mut snapshots = self.state.seal();
         snapshots.rewrite = true;
         self.outputs.push_back(Output::Checkpoint(snapshots));
+        self.adopt_choice();
         self.execute_ready();
     }
 }

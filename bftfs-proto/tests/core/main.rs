@@ -10,3 +10,4 @@ mod ordering;
 mod outbox;
 mod recovery;
 mod support;
+mod view_change;

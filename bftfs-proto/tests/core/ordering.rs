@@ -249,15 +249,6 @@ fn two_votes_of_one_sender_for_one_number_conflict() {
 }
 
 #[test]
-fn votes_of_another_view_are_refused() {
-    let (mut node, batch) = accepted_one();
-    let mut vote = vote(1, &batch);
-    vote.view = View(4);
-    node.refuses(replica(2), &Message::Prepare(vote), "View");
-    node.refuses(replica(2), &Message::Commit(vote), "View");
-}
-
-#[test]
 fn a_primary_keeps_few_batches_in_flight() {
     let mut node = Node::new(0);
     let sent: Vec<usize> = (0..6).map(|nonce| node.ask(&open(1, nonce)).len()).collect();

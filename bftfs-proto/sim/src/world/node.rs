@@ -6,7 +6,7 @@ use bftfs_proto::Digest;
 use bftfs_proto::engine::{Outbox, Record, Release, Snapshots};
 use bftfs_proto::replica::{Replica, Setup};
 use bftfs_proto::service::Service;
-use bftfs_proto::types::{Lsn, Mono, Now, Seq};
+use bftfs_proto::types::{Lsn, Mono, Now, Seq, View};
 
 use crate::disk::Disk;
 
@@ -17,6 +17,8 @@ pub(super) enum Deed {
     Decided(Seq, Digest),
     /// Its state has this digest after a number.
     Reached(Seq, Digest),
+    /// It is in this view, or has promised to move to it.
+    Moved(View),
 }
 
 /// A machine: it may be up or down, its disk stays.

@@ -1,0 +1,218 @@
+//! When a replica is against its primary: it waited too long, or is served too slowly or unfairly
+//! (TOCS'02 section 4.5; Aardvark, NSDI'09, for the latter two).
+//!
+//! A suspicion is only told, in STATUS. A view is left when w replicas suspect: so no replica can
+//! bring a view change about by itself, nor lock itself out of a view in which all others work.
+
+use alloc::vec::Vec;
+
+use bftfs_state::Digest;
+
+use crate::auth::Reject;
+use crate::message::{Data, Message};
+use crate::service::Service;
+use crate::types::{Mono, ReplicaId, Seq, View};
+
+use super::Replica;
+use super::log::Slot;
+use super::request::is_signed;
+use super::state::Standing;
+
+/// A request that is not ordered after this time is shown to the primary: perhaps it has not got it.
+const RELAY_NANOS: u64 = 100_000_000;
+/// How long a client may get no place in any of [`NEGLECT_BATCHES`] before that is unfair.
+const NEGLECT_NANOS: u64 = 400_000_000;
+/// Batches without a request of a client that waits, before that is unfair.
+const NEGLECT_BATCHES: u64 = 64;
+/// How long a new primary is not measured.
+const GRACE_NANOS: u64 = 2_000_000_000;
+/// Batches that are measured before the mean counts.
+const MEASURED_MIN: u64 = 16;
+/// How long a primary may let requests wait in the mean, whatever the rest takes.
+const SLOW_NANOS: u64 = 100_000_000;
+/// How many times as long as the rest of the protocol it may.
+const SLOW_FACTOR: u64 = 8;
+
+/// How the primary of a view has served so far, as one backup sees it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Conduct {
+    /// The mean time from a request's arrival to its pre-prepare's, in nanoseconds.
+    waited: u64,
+    /// The mean time from there to the execution, in nanoseconds: that is not the primary's doing.
+    rest: u64,
+    measured: u64,
+    /// It signed something false.
+    convicted: bool,
+}
+
+impl Conduct {
+    /// It signed something that cannot be.
+    pub(super) fn convict(&mut self) {
+        self.convicted = true;
+    }
+
+    fn measure(&mut self, waited: u64, rest: u64) {
+        let mean = |old: u64, new: u64| old - old / 8 + new / 8;
+        self.waited = mean(self.waited, waited);
+        self.rest = mean(self.rest, rest);
+        self.measured += 1;
+    }
+
+    fn is_slow(&self) -> bool {
+        let bound = SLOW_NANOS.max(self.rest.saturating_mul(SLOW_FACTOR));
+        self.measured >= MEASURED_MIN && self.waited > bound
+    }
+}
+
+impl<S: Service> Replica<S> {
+    /// When this replica will suspect the primary if nothing happens.
+    pub(super) fn suspicion_due(&self) -> Option<Mono> {
+        let views = &self.views;
+        if views.suspects || self.cluster.n() == 1 || self.is_catching_up() {
+            return None;
+        }
+        if views.conduct.convicted {
+            return Some(views.since);
+        }
+        let since = if views.active {
+            self.pool.oldest().map(|oldest| oldest.since.max(views.since))
+        } else {
+            views.waiting
+        };
+        since.map(|since| since.after(views.timeout))
+    }
+
+    /// Whoever lags cannot tell whether the primary serves.
+    fn is_catching_up(&self) -> bool {
+        let next = self.log.get(self.state.executed().next());
+        self.transfer.is_some()
+            || !self.checkpoints.ahead.is_empty()
+            || next.is_some_and(|slot| slot.decided.is_some())
+    }
+
+    /// Comes to suspect the primary, and tells at once.
+    pub(super) fn review_primary(&mut self) {
+        let now = self.now.mono;
+        let due = |replica: &Self| replica.suspicion_due().is_some_and(|due| due <= now);
+        while due(self) {
+            if self.views.active
+                && !self.views.conduct.convicted
+                && let Some(oldest) = self.pool.oldest()
+                && !self.is_owed(&oldest.digest)
+            {
+                continue;
+            }
+            self.suspect();
+        }
+    }
+
+    fn suspect(&mut self) {
+        self.views.suspects = true;
+        self.send_status();
+        self.consider_leaving();
+    }
+
+    /// Once a STATUS period: takes a suspicion back if the primary serves after all; relays what
+    /// it may not have got; looks at how it served.
+    pub(super) fn observe_primary(&mut self) {
+        if self.cluster.n() == 1 {
+            return;
+        }
+        if self.views.suspects {
+            self.views.suspects = false;
+            let due = self.suspicion_due().is_some_and(|due| due <= self.now.mono);
+            self.views.suspects = due || self.is_served_badly();
+        } else if self.is_served_badly() {
+            self.suspect();
+        }
+        self.relay_oldest();
+    }
+
+    fn is_served_badly(&mut self) -> bool {
+        let now = self.now.mono;
+        if !self.views.active || self.is_catching_up() || self.is_primary() {
+            return false;
+        }
+        let settled = now >= self.views.since.after(GRACE_NANOS);
+        (settled && self.views.conduct.is_slow()) || self.is_unfair()
+    }
+
+    /// A client waits while many batches pass without it.
+    fn is_unfair(&mut self) -> bool {
+        let now = self.now.mono;
+        while let Some((served, oldest)) = self.pool.neglected() {
+            let batches = self.state.executed().0.saturating_sub(served.0);
+            let late = oldest.since.max(self.views.since).after(NEGLECT_NANOS) <= now;
+            if batches <= NEGLECT_BATCHES || !late {
+                return false;
+            }
+            if self.is_owed(&oldest.digest) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Whether a request that waits is one that the primary owes an answer: signed by its client,
+    /// and not executed before. If it is not, it is forgotten.
+    ///
+    /// The signature is checked only here: a client whose request is bad must not be able to
+    /// depose a primary that rightly ignores it.
+    fn is_owed(&mut self, digest: &Digest) -> bool {
+        let Some(body) = self.pool.get(digest) else { return false };
+        let done = matches!(self.state.standing(&body.request), Standing::Executed(_));
+        if !done && (body.verified || is_signed(&self.cluster, &body.request)) {
+            self.pool.mark_verified(digest);
+            return true;
+        }
+        if done {
+            self.pool.executed(digest);
+        } else {
+            *self.rejects.entry(Reject::Signature).or_default() += 1;
+            self.pool.discard(digest);
+        }
+        false
+    }
+
+    fn relay_oldest(&mut self) {
+        let Some(oldest) = self.pool.oldest() else { return };
+        let since = oldest.since.max(self.views.since);
+        let late = since.after(RELAY_NANOS) <= self.now.mono;
+        if !late || !self.views.active || self.is_primary() || !self.is_owed(&oldest.digest) {
+            return;
+        }
+        if let Some(body) = self.pool.get(&oldest.digest) {
+            let message = Message::Data(Data::Request(body.request.clone()));
+            self.send_to(self.cluster.primary(self.view), message);
+        }
+    }
+
+    /// A batch of this view was executed: what came before its pre-prepare is the primary's doing.
+    pub(super) fn measure_primary(&mut self, seq: Seq) {
+        let view = self.view;
+        let here = |slot: &&Slot| slot.accepted.as_ref().is_some_and(|a| a.view == view);
+        let Some(slot) = self.log.get(seq).filter(here) else { return };
+        if let Some((proposed, waited)) = slot.proposed {
+            let rest = self.now.mono.0.saturating_sub(proposed.0);
+            self.views.conduct.measure(waited, rest);
+        }
+    }
+
+    /// Another replica says whether it suspects the primary of this view.
+    pub(super) fn on_suspicion(&mut self, from: ReplicaId, view: View, suspects: bool) {
+        if view == self.view && suspects {
+            if self.views.suspecting.insert(from) {
+                self.consider_leaving();
+            }
+        } else {
+            self.views.suspecting.remove(&from);
+        }
+    }
+
+    /// How long the requests of a batch have waited here.
+    pub(super) fn waited(&self, requests: &[Digest]) -> u64 {
+        let since = requests.iter().filter_map(|digest| self.pool.get(digest)).map(|b| b.since);
+        let waits: Vec<u64> = since.map(|since| self.now.mono.0.saturating_sub(since.0)).collect();
+        waits.into_iter().max().unwrap_or(0)
+    }
+}

@@ -1,0 +1,362 @@
+//! Suspicion, VIEW-CHANGE, NEW-VIEW, and what a new view begins with.
+
+use bftfs_proto::Digest;
+use bftfs_proto::auth::Signature;
+use bftfs_proto::config::VIEW_TIMEOUT_NANOS;
+use bftfs_proto::engine::Record;
+use bftfs_proto::message::{
+    Batch, Checkpoint, Data, Message, NewView, PrePrepare, Status, ViewChange, Vote,
+};
+use bftfs_proto::replica::{Choice, choose};
+use bftfs_proto::types::{ReplicaId, Seq, View};
+
+use super::support::*;
+
+fn status(view: u64, active: bool, suspects: bool) -> Message {
+    let (view, stable, executed) = (View(view), Seq(0), Seq(0));
+    Message::Status(Status { view, active, suspects, stable, executed, slots: vec![] })
+}
+
+fn testimony(view: u64, seq: u64, digest: Digest) -> Vote {
+    Vote { view: View(view), seq: Seq(seq), digest }
+}
+
+/// A view-change by `replica`, with its P and Q.
+fn change(replica: u32, view: u64, prepared: &[Vote], accepted: &[Vote]) -> ViewChange {
+    let change = ViewChange {
+        replica: ReplicaId(replica),
+        view: View(view),
+        stable: Seq(0),
+        certificate: vec![],
+        prepared: prepared.to_vec(),
+        accepted: accepted.to_vec(),
+        signature: Signature::NONE,
+    };
+    change.sign(&id(), &replica_signer(replica))
+}
+
+fn new_view(view: u64, changes: Vec<ViewChange>, chosen: Vec<Digest>) -> NewView {
+    let view = View(view);
+    let new_view = NewView { view, changes, stable: Seq(0), chosen, signature: Signature::NONE };
+    let primary = u32::try_from(view.0 % 4).expect("one of four");
+    new_view.sign(&id(), &replica_signer(primary))
+}
+
+/// The view-changes and views among `outputs`.
+fn said(outputs: &[Out]) -> Vec<String> {
+    let word = |out: &Out| match out {
+        Out::Append(Record::View(view)) => Some(format!("promises {view:?}")),
+        Out::Append(Record::NewView(new_view)) => Some(format!("begins {:?}", new_view.view)),
+        Out::Send(_, Message::ViewChange(change), after) => {
+            Some(format!("leaves for {:?} after {after:?}", change.view))
+        }
+        Out::Send(_, Message::NewView(new_view), after) => {
+            Some(format!("announces {:?} after {after:?}", new_view.view))
+        }
+        Out::Send(_, Message::Status(status), _) if status.suspects => Some("suspects".into()),
+        _ => None,
+    };
+    outputs.iter().filter_map(word).collect()
+}
+
+/// Backup 1 with a request that nobody orders, at the time that its patience ends.
+fn impatient() -> (Node, Vec<Out>) {
+    let mut node = Node::new(1);
+    node.ask(&open(1, 9));
+    let mut outputs = Vec::new();
+    while node.now.mono.0 < VIEW_TIMEOUT_NANOS {
+        outputs = node.tick();
+    }
+    (node, outputs)
+}
+
+fn null() -> Digest {
+    Batch::null().digest(&id())
+}
+
+#[test]
+fn whoever_waits_too_long_suspects_the_primary_and_goes_on_all_the_same() {
+    let (mut node, outputs) = impatient();
+    assert_eq!(said(&outputs), ["suspects"]);
+    assert_eq!(node.now.mono.0, VIEW_TIMEOUT_NANOS);
+    let batch = batch(&[&open(1, 9)]);
+    assert_eq!(node.hear(replica(0), &pre_prepare(1, &batch)).len(), 2, "it still prepares");
+}
+
+#[test]
+fn one_suspicion_moves_nobody_and_w_do() {
+    let mut node = Node::new(2);
+    assert_eq!(said(&node.hear(replica(1), &status(0, true, true))), [""; 0]);
+    assert_eq!(said(&node.hear(replica(1), &status(0, true, true))), [""; 0], "still one");
+    assert_eq!(
+        said(&node.hear(replica(3), &status(0, true, true))),
+        ["promises v1", "leaves for v1 after lsn 1"],
+        "the promise is durable first"
+    );
+}
+
+#[test]
+fn a_suspicion_can_be_taken_back() {
+    let mut node = Node::new(2);
+    node.hear(replica(1), &status(0, true, true));
+    node.hear(replica(1), &status(0, true, false));
+    assert_eq!(said(&node.hear(replica(3), &status(0, true, true))), [""; 0]);
+}
+
+#[test]
+fn a_request_with_a_bad_signature_deposes_nobody() {
+    let (mut node, mut request) = (Node::new(1), open(1, 9));
+    request.signature = open(1, 10).signature;
+    node.ask(&request);
+    for _ in 0..20 {
+        assert_eq!(said(&node.tick()), [""; 0]);
+    }
+    assert_eq!(node.rejects(), [("Signature".into(), 1)]);
+}
+
+#[test]
+fn a_request_that_waits_is_shown_to_the_primary() {
+    let mut node = Node::new(1);
+    node.ask(&open(1, 9));
+    let relayed =
+        |out: &Out| *out == to_one(replica(0), Message::Data(Data::Request(open(1, 9))), 0);
+    let outputs: Vec<Out> = (0..4).flat_map(|_| node.tick()).collect();
+    assert!(outputs.iter().any(relayed), "{outputs:?}");
+    let mut primary = Node::new(0);
+    let out = primary.hear(replica(1), &Message::Data(Data::Request(open(1, 9))));
+    assert_eq!(out.len(), 2, "it is ordered");
+}
+
+#[test]
+fn view_changes_of_w_replicas_are_joined_at_the_lower_view() {
+    let mut node = Node::new(2);
+    let far = Message::ViewChange(change(1, 1 << 60, &[], &[]));
+    assert_eq!(said(&node.hear(replica(1), &far)), [""; 0], "one alone drags nobody");
+    let near = Message::ViewChange(change(3, 5, &[], &[]));
+    assert_eq!(
+        said(&node.hear(replica(3), &near)),
+        ["promises v5", "leaves for v5 after lsn 1"],
+        "as far as one correct replica has gone"
+    );
+}
+
+#[test]
+fn the_primary_begins_its_view_with_a_quorum() {
+    let mut node = Node::new(1);
+    node.hear(replica(2), &Message::ViewChange(change(2, 1, &[], &[])));
+    let outputs = node.hear(replica(3), &Message::ViewChange(change(3, 1, &[], &[])));
+    let expected =
+        ["promises v1", "leaves for v1 after lsn 1", "begins v1", "announces v1 after lsn 2"];
+    assert_eq!(said(&outputs), expected);
+    assert!(node.replica.status().active);
+    let outputs = node.ask(&open(1, 9));
+    let proposes = |out: &Out| matches!(out, Out::Send(_, Message::PrePrepare(p), _) if (p.view, p.seq) == (View(1), Seq(1)));
+    assert!(outputs.iter().any(proposes), "{outputs:?}");
+}
+
+#[test]
+fn what_was_accepted_before_is_accepted_again_without_its_bodies() {
+    let (mut node, request) = (Node::new(2), open(1, 9));
+    let first = batch(&[&request]);
+    let digest = first.digest(&id());
+    node.ask(&request);
+    node.hear(replica(0), &pre_prepare(1, &first));
+    node.hear(replica(1), &prepare(1, &first));
+    let mine = [testimony(0, 1, digest)];
+    let changes = [0, 1, 3].map(|i| change(i, 1, &mine, &mine)).to_vec();
+    let outputs = node.hear(replica(1), &Message::NewView(new_view(1, changes, vec![digest])));
+    assert_eq!(said(&outputs), ["begins v1"]);
+    let again = testimony(1, 1, digest);
+    assert_eq!(
+        outputs[1..3],
+        [Out::Append(Record::Reaccepted(again)), to_all(Message::Prepare(again), 4),]
+    );
+    let (node, _) = node.restart();
+    assert_eq!(node.replica.status().view, 1);
+    assert!(node.replica.status().active, "it goes on in the view that had begun");
+}
+
+#[test]
+fn a_view_that_was_only_promised_is_resumed_as_such() {
+    let mut node = Node::new(2);
+    node.hear(replica(1), &status(0, true, true));
+    node.hear(replica(3), &status(0, true, true));
+    let (mut node, outputs) = node.restart();
+    assert_eq!(said(&outputs), ["leaves for v1 after lsn 0"]);
+    assert!(!node.replica.status().active);
+    let batch = batch(&[]);
+    node.refuses(replica(0), &pre_prepare(1, &batch), "View");
+    node.refuses(replica(0), &commit(1, &batch), "View");
+}
+
+#[test]
+fn batches_of_the_new_view_that_are_not_here_are_fetched() {
+    let (mut node, request) = (Node::new(2), open(1, 9));
+    let first = batch(&[&request]);
+    let digest = first.digest(&id());
+    let votes = [testimony(0, 1, digest)];
+    let changes = [0, 1, 3].map(|i| change(i, 1, &votes, &votes)).to_vec();
+    node.hear(replica(1), &Message::NewView(new_view(1, changes, vec![digest])));
+    node.tick();
+    assert_eq!(node.hear(replica(3), &Message::Data(Data::Batch(first.clone()))), []);
+    node.tick();
+    let outputs = node.hear(replica(3), &Message::Data(Data::Request(request)));
+    let prepares = to_all(Message::Prepare(testimony(1, 1, digest)), 2);
+    assert!(outputs.contains(&prepares), "{outputs:?}");
+}
+
+#[test]
+fn a_second_proposal_for_what_the_view_chose_conflicts() {
+    let mut node = Node::new(2);
+    let chosen = batch(&[&open(1, 9)]).digest(&id());
+    let votes = [testimony(0, 1, chosen)];
+    let changes = [0, 1, 3].map(|i| change(i, 1, &votes, &votes)).to_vec();
+    node.hear(replica(1), &Message::NewView(new_view(1, changes, vec![chosen])));
+    let other = PrePrepare { view: View(1), seq: Seq(1), batch: batch(&[]) };
+    node.refuses(replica(1), &Message::PrePrepare(other), "Conflict");
+}
+
+#[test]
+fn new_views_that_do_not_follow_are_refused_and_their_primary_suspected() {
+    let digest = batch(&[&open(1, 9)]).digest(&id());
+    let votes = [testimony(0, 1, digest)];
+    let of = |ids: [u32; 3]| ids.map(|i| change(i, 1, &votes, &votes)).to_vec();
+    let mixed = vec![change(0, 1, &[], &[]), change(1, 1, &[], &[]), change(3, 2, &[], &[])];
+    let bad = [
+        ("what was prepared is left out", new_view(1, of([0, 1, 3]), vec![])),
+        ("something else is chosen", new_view(1, of([0, 1, 3]), vec![null()])),
+        ("there is more than follows", new_view(1, of([0, 1, 3]), vec![digest, digest])),
+        ("one sender twice", new_view(1, of([0, 1, 1]), vec![digest])),
+        ("too few", new_view(1, of([0, 1, 3])[..2].to_vec(), vec![digest])),
+        ("of different views", new_view(1, mixed, vec![])),
+    ];
+    for (what, new_view) in bad {
+        let mut node = Node::new(2);
+        node.hear(replica(0), &status(0, true, true));
+        node.hear(replica(3), &status(0, true, true));
+        assert!(!node.replica.status().active, "{what}");
+        let outputs = node.hear(replica(1), &Message::NewView(new_view));
+        assert_eq!(said(&outputs), ["suspects"], "{what}");
+        assert_eq!(node.rejects(), [("Choice".into(), 1)], "{what}");
+    }
+}
+
+#[test]
+fn a_new_view_of_another_than_its_primary_is_refused() {
+    let changes = [0, 1, 3].map(|i| change(i, 1, &[], &[])).to_vec();
+    let mut forged = new_view(1, changes, vec![]);
+    forged = forged.sign(&id(), &replica_signer(3));
+    Node::new(2).refuses(replica(3), &Message::NewView(forged), "Signature");
+}
+
+#[test]
+fn testimony_that_contradicts_itself_is_refused() {
+    let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
+    let stable = |seq: u64, certificate: Vec<Checkpoint>| {
+        let mut change = change(3, 1, &[], &[]);
+        (change.stable, change.certificate) = (Seq(seq), certificate);
+        change.sign(&id(), &replica_signer(3))
+    };
+    let claims = |ids: [u32; 3]| ids.map(|i| claim(i, K, a)).to_vec();
+    let bad = [
+        ("P twice", change(3, 1, &[testimony(0, 1, a), testimony(0, 1, b)], &[])),
+        ("Q twice", change(3, 1, &[], &[testimony(0, 1, a), testimony(0, 1, a)])),
+        ("of the view itself", change(3, 1, &[testimony(1, 1, a)], &[])),
+        ("at its checkpoint", change(3, 1, &[testimony(0, 0, a)], &[])),
+        ("above its window", change(3, 1, &[], &[testimony(0, L + 1, a)])),
+        ("no proof", stable(K, vec![])),
+        ("proof of another", stable(2 * K, claims([0, 1, 2]))),
+        ("proof by one", stable(K, claims([1, 1, 1]))),
+    ];
+    for (what, change) in bad {
+        let mut node = Node::new(2);
+        node.hear(replica(3), &Message::ViewChange(change));
+        assert_eq!(node.rejects(), [("Testimony".into(), 1)], "{what}");
+    }
+    let good = Message::ViewChange(stable(K, claims([0, 1, 2])));
+    let mut node = Node::new(2);
+    node.hear(replica(3), &good);
+    assert_eq!(node.rejects(), []);
+}
+
+#[test]
+fn a_flood_of_view_changes_is_looked_at_slowly() {
+    let mut node = Node::new(2);
+    for view in 1..10 {
+        node.hear(replica(3), &Message::ViewChange(change(3, view, &[], &[])));
+    }
+    assert_eq!(node.rejects(), [("Quota".into(), 8)]);
+}
+
+#[test]
+fn w_prepares_stand_for_a_pre_prepare_that_did_not_come() {
+    let (mut node, request) = (Node::new(1), open(1, 9));
+    let batch = batch(&[&request]);
+    node.ask(&request);
+    assert_eq!(node.hear(replica(2), &prepare(1, &batch)), []);
+    assert_eq!(node.hear(replica(3), &prepare(1, &batch)), [], "the batch is asked for");
+    let outputs = node.hear(replica(3), &Message::Data(Data::Batch(batch.clone())));
+    assert!(outputs.contains(&to_all(prepare(1, &batch), 1)), "{outputs:?}");
+}
+
+/// What follows from these view-changes of replicas 0 to 3.
+fn chosen(changes: &[ViewChange]) -> Option<Vec<&'static str>> {
+    let name = |digest: &Digest| match digest {
+        d if *d == Digest::of(b"a") => "a",
+        d if *d == Digest::of(b"b") => "b",
+        d if *d == null() => "null",
+        _ => "?",
+    };
+    let Choice { stable, chosen } = choose(&cluster(4), changes)?;
+    assert_eq!(stable, Seq(0));
+    Some(chosen.iter().map(name).collect())
+}
+
+#[test]
+fn the_choice_follows_the_votes() {
+    let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
+    let p = |view, seq, digest| testimony(view, seq, digest);
+    let none = |i| change(i, 9, &[], &[]);
+    let prepared = |i, view, d| change(i, 9, &[p(view, 1, d)], &[p(view, 1, d)]);
+    let accepted = |i, view, d| change(i, 9, &[], &[p(view, 1, d)]);
+    let cases = [
+        ("too few", vec![none(0), none(1)], None),
+        ("nothing happened", vec![none(0), none(1), none(2)], Some(vec![])),
+        ("committed", vec![prepared(0, 1, a), prepared(1, 1, a), none(2)], Some(vec!["a"])),
+        ("prepared once", vec![prepared(0, 1, a), accepted(1, 1, a), none(2)], Some(vec!["a"])),
+        // B cannot hold and nobody else accepted it: a liar, or three more are to be heard.
+        ("invented", vec![prepared(0, 8, b), none(1), none(2)], None),
+        ("invented, all heard", vec![prepared(0, 8, b), none(1), none(2), none(3)], Some(vec![])),
+        (
+            "the later view wins",
+            vec![prepared(0, 1, a), prepared(1, 3, b), accepted(2, 3, b)],
+            Some(vec!["b"]),
+        ),
+        (
+            "a lie does not mask what was committed",
+            vec![prepared(0, 8, b), prepared(1, 1, a), prepared(2, 1, a), prepared(3, 1, a)],
+            Some(vec!["a"]),
+        ),
+        (
+            "accepted again later counts as accepted",
+            vec![prepared(0, 2, a), accepted(1, 5, a), none(2)],
+            Some(vec!["a"]),
+        ),
+        (
+            "accepted only earlier does not",
+            vec![prepared(0, 2, a), accepted(1, 1, a), none(2)],
+            None,
+        ),
+    ];
+    for (what, changes, expected) in cases {
+        assert_eq!(chosen(&changes), expected, "{what}");
+    }
+}
+
+#[test]
+fn gaps_are_filled_with_null_batches() {
+    let a = Digest::of(b"a");
+    let votes = [testimony(0, 3, a)];
+    let changes = [0, 1, 2].map(|i| change(i, 1, &votes, &votes));
+    assert_eq!(chosen(&changes), Some(vec!["null", "null", "a"]));
+}
