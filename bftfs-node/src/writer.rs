@@ -114,6 +114,7 @@ fn entry(record: &Record) -> Entry {
         Record::Stable(..) => Keep::Latest(0),
         Record::View(_) => Keep::Latest(1),
         Record::NewView(_) => Keep::Latest(2),
+        Record::Claimed(_) => Keep::Latest(3),
     };
     Entry { keep, bytes: codec::encode(record) }
 }

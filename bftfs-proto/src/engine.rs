@@ -94,6 +94,9 @@ pub enum Record {
         /// Its requests, in order.
         requests: Vec<Request>,
     },
+    /// Executed up to this checkpoint and signed for it: what was prepared or learned up to its
+    /// number was decided.
+    Claimed(Checkpoint),
     /// q matching checkpoints, and what their state is made of: the log up to them may go.
     Stable(Vec<Checkpoint>, StateRoot),
     /// The view that this replica is in or has promised to move to.
@@ -114,7 +117,7 @@ impl Record {
                 Some(*seq)
             }
             Self::Reaccepted(vote) => Some(vote.seq),
-            Self::Stable(..) | Self::View(_) | Self::NewView(_) => None,
+            Self::Claimed(_) | Self::Stable(..) | Self::View(_) | Self::NewView(_) => None,
         }
     }
 }

@@ -46,13 +46,13 @@ impl Disk {
     /// Drops records up to `seq`, as far as they are about a number.
     pub fn truncate(&mut self, seq: Seq) {
         self.journal.retain(|(of, _)| of.is_none_or(|of| of > seq));
-        let spare = self.journal.iter().filter(|(of, _)| of.is_none()).count().saturating_sub(4);
-        let mut dropped = 0;
-        self.journal.retain(|(of, _)| {
-            let drop = of.is_none() && dropped < spare;
-            dropped += usize::from(drop);
-            !drop
-        });
+        // Of those without a number the latest of each kind stays: the first byte tells the kind.
+        let mut kinds = BTreeSet::new();
+        let mut kept: Vec<_> = core::mem::take(&mut self.journal);
+        kept.reverse();
+        kept.retain(|(of, bytes)| of.is_some() || kinds.insert(bytes.first().copied()));
+        kept.reverse();
+        self.journal = kept;
     }
 
     /// Writes a checkpoint. Whole, from the snapshots: that the increments add up to the same is
@@ -100,6 +100,10 @@ fn vote_of(cluster: &Digest, record: &Record) -> Option<DurableVote> {
         Record::Accepted { view, seq, batch, .. } => Some((0, *view, *seq, batch.digest(cluster))),
         Record::Prepared { view, seq, digest } => Some((1, *view, *seq, *digest)),
         Record::Reaccepted(vote) => Some((0, vote.view, vote.seq, vote.digest)),
-        Record::Learned { .. } | Record::Stable(..) | Record::View(_) | Record::NewView(_) => None,
+        Record::Learned { .. }
+        | Record::Claimed(_)
+        | Record::Stable(..)
+        | Record::View(_)
+        | Record::NewView(_) => None,
     }
 }

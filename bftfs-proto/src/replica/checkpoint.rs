@@ -65,7 +65,7 @@ impl Checkpoints {
         self.own.get(&seq)
     }
 
-    fn add(&mut self, claim: Checkpoint) {
+    pub(super) fn add(&mut self, claim: Checkpoint) {
         let claims = self.claims.entry(claim.replica).or_default();
         claims.insert(claim.seq, claim);
         while claims.len() > CLAIMS_MAX {
@@ -81,6 +81,12 @@ impl Checkpoints {
             let matching: Vec<_> = matching.map(|claim| (*claim).clone()).collect();
             (matching.len() >= cluster.quorum()).then_some(matching)
         })
+    }
+
+    /// The latest claim of `replica`, while it is not stable.
+    pub(super) fn claimed(&self, replica: ReplicaId) -> Option<Checkpoint> {
+        let (_, claim) = self.claims.get(&replica)?.last_key_value()?;
+        Some(claim.clone())
     }
 
     fn forget_up_to(&mut self, seq: Seq) {
@@ -108,13 +114,16 @@ pub(super) fn is_certificate(certificate: &[Checkpoint], cluster: &Cluster) -> b
 
 impl<S: Service> Replica<S> {
     /// Freezes the state after a batch, has it written at leisure, and tells the others.
-    /// The journal holds all since the checkpoint before, so the claim need not wait for the disk.
+    /// The journal holds all since the checkpoint before, so the claim need not wait for the state
+    /// to be on the disk; but after a crash this replica has to know that it was there, for a new
+    /// view may begin from the claims of a quorum.
     pub(super) fn take_checkpoint(&mut self) {
         let snapshots = self.state.seal();
         let (root, seq) = (snapshots.root, snapshots.root.seq);
         self.checkpoints.own.insert(seq, root);
         self.outputs.push_back(Output::Checkpoint(snapshots));
         let claim = self.claim_checkpoint(&root);
+        self.append(Record::Claimed(claim.clone()));
         self.send(To::Replicas, Message::Checkpoint(claim));
         if self.checkpoints.ahead.first().is_some_and(|claim| claim.seq == seq) {
             let certificate = core::mem::take(&mut self.checkpoints.ahead);
@@ -234,6 +243,9 @@ impl<S: Service> Replica<S> {
         self.append(Record::View(self.view));
         if let Some(new_view) = self.views.new_view.clone() {
             self.append(Record::NewView(new_view));
+        }
+        if let Some(claim) = self.checkpoints.claimed(self.me) {
+            self.append(Record::Claimed(claim));
         }
         if let Some(root) = self.checkpoints.own(self.log.low()).copied() {
             self.append(Record::Stable(self.checkpoints.stable.clone(), root));

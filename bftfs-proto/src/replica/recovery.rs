@@ -110,6 +110,7 @@ impl<S: Service> Replica<S> {
                 self.view = self.view.max(new_view.view);
                 self.views.new_view = Some(new_view);
             }
+            Record::Claimed(claim) => self.checkpoints.add(claim),
             Record::Stable(..) => {}
             Record::Reaccepted(vote) => self.replay_reaccepted(&vote),
             Record::Accepted { view, seq, batch, requests } => {
@@ -181,11 +182,12 @@ impl<S: Service> Replica<S> {
             Some((stable, _)) => self.learn_of_stable(stable),
             None => {}
         }
-        let executed = self.state.executed();
+        let claimed = self.checkpoints.claimed(self.me).map_or(Seq(0), |claim| claim.seq);
+        let executed = self.state.executed().max(claimed);
         let seqs: Vec<Seq> = self.log.iter().map(|(seq, _)| seq).collect();
         for seq in seqs.iter().filter(|seq| **seq <= executed) {
-            // What the checkpoint holds was executed as prepared here, or else as a Learned record
-            // says. Others may still have to be told.
+            // What the checkpoint holds, or was signed for, was executed as prepared here, or else
+            // as a Learned record says. Others may still have to be told.
             if let Some(slot) = self.log.get_mut(*seq) {
                 slot.decided = slot.decided.or_else(|| slot.prepared.map(|(_, digest)| digest));
             }
@@ -236,6 +238,7 @@ fn last_stable(records: &[Record]) -> Option<(Vec<Checkpoint>, StateRoot)> {
         | Record::Prepared { .. }
         | Record::Learned { .. }
         | Record::Reaccepted(_)
+        | Record::Claimed(_)
         | Record::View(_)
         | Record::NewView(_) => None,
     };

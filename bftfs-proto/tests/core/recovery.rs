@@ -81,6 +81,15 @@ fn no_read_is_answered_before_all_that_was_prepared_is_executed_again() {
 }
 
 #[test]
+fn what_a_replica_signed_for_it_executes_again_by_itself() {
+    // A new view may begin from a quorum's claims: nobody votes again on what lies below.
+    let mut node = Node::new(1);
+    node.run_to(K + 1);
+    let (node, _) = node.restart();
+    assert_eq!(node.replica.executed(), Seq(K));
+}
+
+#[test]
 fn a_cluster_of_one_executes_at_once_and_again_after_a_crash() {
     let mut node = Node::of(0, 1);
     let opened = node.ask(&open(1, 9));
