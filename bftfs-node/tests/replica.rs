@@ -108,8 +108,9 @@ impl Drop for Cluster {
 /// The first of `count` UDP ports that are free now, drawn at random.
 fn free_ports(count: u32) -> u16 {
     loop {
-        let random = u16::try_from(getrandom::u32().unwrap() % 10_000).unwrap();
-        let (base, count) = (52_000 + random, u16::try_from(count).unwrap());
+        let random = u16::try_from(getrandom::u32().unwrap() % 4_900).unwrap();
+        // Below those that the kernel hands out: a client may have one of them at any moment.
+        let (base, count) = (10_000 + random, u16::try_from(count).unwrap());
         let bind = |port| UdpSocket::bind(("127.0.0.1", port));
         if (base..base + count).map(bind).all(|bound| bound.is_ok()) {
             return base;

@@ -473,10 +473,22 @@ mod tests {
     }
 
     #[test]
-    fn free_ports_can_be_bound() {
-        let first = free_ports(4).expect("there are free ports");
-        for port in first..first + 4 {
-            UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).expect("the port is free");
+    fn ports_that_are_taken_are_passed_over() {
+        let taken = hold(free_ports(4).expect("there are free ports") + 1);
+        let port = taken.local_addr().expect("an address").port();
+        let first = free_ports(4).expect("there are others");
+        assert!(!(first..first + 4).contains(&port), "{port} is not among {first} and its three");
+    }
+
+    /// Binds the port. A process that another test starts holds every open socket for a moment,
+    /// until it becomes another program.
+    fn hold(port: u16) -> UdpSocket {
+        for _ in 0..500 {
+            if let Ok(socket) = UdpSocket::bind((Ipv4Addr::LOCALHOST, port)) {
+                return socket;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
         }
+        panic!("port {port} is not free again after 5 s");
     }
 }
