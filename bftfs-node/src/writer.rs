@@ -115,6 +115,7 @@ fn entry(record: &Record) -> Entry {
         Record::View(_) => Keep::Latest(1),
         Record::NewView(_) => Keep::Latest(2),
         Record::Claimed(_) => Keep::Latest(3),
+        Record::Recovery(_) => Keep::Latest(4),
     };
     Entry { keep, bytes: codec::encode(record) }
 }

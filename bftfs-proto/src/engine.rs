@@ -15,6 +15,7 @@ use bftfs_state::{Block, Digest, Snapshot};
 use serde::{Deserialize, Serialize};
 
 use crate::message::{Batch, Checkpoint, Message, NewView, Request, StateRoot, Vote};
+use crate::replica::Recovery;
 use crate::types::{Lsn, Principal, Seq, View};
 
 /// Who is to get a message.
@@ -59,6 +60,8 @@ pub enum Input {
     CheckpointDurable(Seq),
     /// A client was added to the cluster file, or its key changed.
     Client(crate::types::ClientId, crate::auth::PublicKey),
+    /// The operator wants another primary. When those of w replicas do, the view is changed.
+    Rotate,
 }
 
 /// What a replica must not forget.
@@ -99,6 +102,8 @@ pub enum Record {
     Claimed(Checkpoint),
     /// q matching checkpoints, and what their state is made of: the log up to them may go.
     Stable(Vec<Checkpoint>, StateRoot),
+    /// How far a replica that lost its disk has come on its way back.
+    Recovery(Recovery),
     /// The view that this replica is in or has promised to move to.
     View(View),
     /// Accepted again in a later view: batch and bodies are in an earlier record of this number.
@@ -117,7 +122,11 @@ impl Record {
                 Some(*seq)
             }
             Self::Reaccepted(vote) => Some(vote.seq),
-            Self::Claimed(_) | Self::Stable(..) | Self::View(_) | Self::NewView(_) => None,
+            Self::Claimed(_)
+            | Self::Stable(..)
+            | Self::Recovery(_)
+            | Self::View(_)
+            | Self::NewView(_) => None,
         }
     }
 }

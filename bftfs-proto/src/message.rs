@@ -414,6 +414,8 @@ pub struct Status {
     pub active: bool,
     /// It has waited in vain for the primary of this view. When w replicas have, they leave it.
     pub suspects: bool,
+    /// It listens until its stable checkpoint is here: others are to go on, be it with nothing.
+    pub awaits: Option<Seq>,
     /// Its last stable checkpoint.
     pub stable: Seq,
     /// The last sequence number it executed.

@@ -4,8 +4,9 @@
 //! runs what is decided and answers, `checkpoint` makes checkpoints stable, `suspicion` says when the
 //! primary is to go, `view_change` leaves a view and begins the next, with the batches of `choice`;
 //! `catch_up` asks for and gives what is missing, `transfer` fetches state, `recovery` begins again
-//! from the disk. `log`, `pool` and `state` are the data that they share.
+//! from the disk and `amnesia` without it. `log`, `pool` and `state` are the data that they share.
 
+mod amnesia;
 mod catch_up;
 mod checkpoint;
 mod choice;
@@ -33,9 +34,11 @@ use crate::message::{Fetch, Message, Tag};
 use crate::service::Service;
 use crate::types::{ClientId, Lsn, Mono, Now, Principal, ReplicaId, Seq, View};
 
+pub use amnesia::Recovery;
 pub use choice::{Choice, choose};
 pub use recovery::{Loaded, Setup};
 
+use amnesia::Amnesia;
 use catch_up::Want;
 use checkpoint::Checkpoints;
 use log::Log;
@@ -78,6 +81,10 @@ pub struct Replica<S> {
     answered: BTreeMap<ReplicaId, Mono>,
     /// Requests that each backup relayed since this replica's last STATUS.
     relays: BTreeMap<ReplicaId, u32>,
+    /// How far replicas that listen need the others to go, so that they may vote again.
+    awaited: BTreeMap<ReplicaId, Seq>,
+    /// This replica lost its disk and listens.
+    amnesia: Option<Amnesia>,
     /// This replica's state differs from a stable checkpoint: it is faulty and says nothing more.
     diverged: bool,
     now: Now,
@@ -105,6 +112,8 @@ pub struct ReplicaStatus {
     pub last_stable: u64,
     /// It fetches state because its log does not reach back far enough.
     pub transferring: bool,
+    /// It lost its disk and only listens: until which stable checkpoint and view, once it knows.
+    pub listening: Option<Option<(u64, u64)>>,
     /// Its state differs from what a quorum agreed on.
     pub diverged: bool,
     /// Requests that wait to be ordered.
@@ -130,6 +139,10 @@ impl<S: Service> Replica<S> {
             Input::CheckpointDurable(seq) => self.on_checkpoint_durable(seq),
             Input::Client(id, key) => {
                 self.cluster.clients.insert(id, key);
+            }
+            Input::Rotate => {
+                self.views.conduct.condemn();
+                self.review_primary();
             }
         }
         self.check_invariants();
@@ -190,6 +203,10 @@ impl<S: Service> Replica<S> {
             last_executed: self.state.executed().0,
             last_stable: self.log.low().0,
             transferring: self.transfer.is_some(),
+            listening: self
+                .amnesia
+                .as_ref()
+                .map(|amnesia| amnesia.until.map(|(seq, view)| (seq.0, view.0))),
             diverged: self.diverged,
             waiting: self.pool.waiting(),
             rejects: rejects.collect(),

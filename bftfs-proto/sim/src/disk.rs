@@ -102,6 +102,7 @@ fn vote_of(cluster: &Digest, record: &Record) -> Option<DurableVote> {
         Record::Reaccepted(vote) => Some((0, vote.view, vote.seq, vote.digest)),
         Record::Learned { .. }
         | Record::Claimed(_)
+        | Record::Recovery(_)
         | Record::Stable(..)
         | Record::View(_)
         | Record::NewView(_) => None,

@@ -52,13 +52,16 @@ impl<S: Service> Replica<S> {
             self.relays.clear();
             self.consider_transfer();
             self.observe_primary();
+            self.propose_nothing();
+            self.try_awake();
             self.send_status();
         }
     }
 
     pub(super) fn status_due(&self) -> Mono {
         let open = self.log.iter().next_back().is_some_and(|(seq, _)| seq > self.state.executed());
-        let waits = !self.views.active || self.pool.oldest().is_some();
+        let listens = self.amnesia.is_some() || !self.awaited.is_empty();
+        let waits = !self.views.active || self.pool.oldest().is_some() || listens;
         let busy = open || waits || !self.wants.is_empty() || self.transfer.is_some();
         self.last_status.after(if busy { STATUS_BUSY_NANOS } else { STATUS_IDLE_NANOS })
     }
@@ -103,6 +106,7 @@ impl<S: Service> Replica<S> {
             view: self.view,
             active: self.views.active,
             suspects: self.views.suspects,
+            awaits: self.awaited(),
             stable: self.log.low(),
             executed,
             slots,
@@ -114,6 +118,11 @@ impl<S: Service> Replica<S> {
     pub(super) fn on_status(&mut self, from: ReplicaId, status: &Status) -> Result<(), Reject> {
         // What this very message brings about is told to all anyway.
         let view = self.view;
+        self.listen(from, status);
+        match status.awaits {
+            Some(seq) => self.awaited.insert(from, seq),
+            None => self.awaited.remove(&from),
+        };
         self.on_suspicion(from, status.view, status.suspects);
         let now = self.now.mono;
         let soon = |last: &Mono| now < last.after(STATUS_BUSY_NANOS / 2);

@@ -62,8 +62,12 @@ impl<S: Service> Replica<S> {
         if ahead || behind { Err(Reject::Time) } else { Ok(()) }
     }
 
-    /// Accepts the proposal of `seq` once all of its bodies are here.
+    /// Accepts the proposal of `seq` once all of its bodies are here. Whoever does not know what it
+    /// promised keeps the proposal for when it is decided.
     pub(super) fn try_accept(&mut self, seq: Seq) {
+        if !self.may_vote() {
+            return;
+        }
         let Some(proposal) = self.log.get(seq).and_then(|slot| slot.proposal.as_ref()) else {
             return;
         };

@@ -93,6 +93,8 @@ impl<S: Service> Replica<S> {
             last_status: now.mono,
             answered: BTreeMap::new(),
             relays: BTreeMap::new(),
+            awaited: BTreeMap::new(),
+            amnesia: None,
             diverged: false,
             now,
             rejects: BTreeMap::new(),
@@ -110,6 +112,7 @@ impl<S: Service> Replica<S> {
                 self.view = self.view.max(new_view.view);
                 self.views.new_view = Some(new_view);
             }
+            Record::Recovery(recovery) => self.replay_recovery(recovery),
             Record::Claimed(claim) => self.checkpoints.add(claim),
             Record::Stable(..) => {}
             Record::Reaccepted(vote) => self.replay_reaccepted(&vote),
@@ -184,6 +187,9 @@ impl<S: Service> Replica<S> {
         }
         let claimed = self.checkpoints.claimed(self.me).map_or(Seq(0), |claim| claim.seq);
         let executed = self.state.executed().max(claimed);
+        if let Some(amnesia) = &self.amnesia {
+            self.barrier = amnesia.until.map_or(Seq(u64::MAX), |(seq, _)| seq);
+        }
         let seqs: Vec<Seq> = self.log.iter().map(|(seq, _)| seq).collect();
         for seq in seqs.iter().filter(|seq| **seq <= executed) {
             // What the checkpoint holds, or was signed for, was executed as prepared here, or else
@@ -208,7 +214,7 @@ impl<S: Service> Replica<S> {
         let first_free = begun.map_or(Seq(0), |new_view| self.first_free(new_view));
         self.next_seq = self.next_seq.max(first_free);
         self.requeue_bodies();
-        if !self.views.active {
+        if !self.views.active && self.may_vote() {
             self.testify();
         }
         self.adopt_choice();
@@ -239,6 +245,7 @@ fn last_stable(records: &[Record]) -> Option<(Vec<Checkpoint>, StateRoot)> {
         | Record::Learned { .. }
         | Record::Reaccepted(_)
         | Record::Claimed(_)
+        | Record::Recovery(_)
         | Record::View(_)
         | Record::NewView(_) => None,
     };

@@ -1,5 +1,7 @@
 //! Requests: admission at every replica, proposals by the primary (OSDI'99 sections 4.1, 4.2).
 
+use alloc::vec::Vec;
+
 use bftfs_state::Digest;
 
 use crate::auth::Reject;
@@ -57,7 +59,7 @@ impl<S: Service> Replica<S> {
     /// The primary assigns numbers while the pipeline has room; what comes meanwhile collects
     /// into the next batch. So batches grow with load and nothing waits for a timer.
     pub(super) fn propose(&mut self) {
-        if !self.is_primary() || !self.views.active || self.transfer.is_some() {
+        if !self.may_propose() {
             return;
         }
         let last = Seq(self.state.executed().0 + PIPELINE_BATCHES).min(self.log.high());
@@ -70,13 +72,37 @@ impl<S: Service> Replica<S> {
             if requests.is_empty() {
                 return;
             }
-            let batch = Batch { requests, time: self.now.wall };
-            let (view, seq) = (self.view, self.next_seq);
-            self.next_seq = seq.next();
-            self.accept(seq, batch.clone());
-            let message = Message::PrePrepare(PrePrepare { view, seq, batch });
-            self.send(To::Replicas, message);
-            self.try_prepare(seq);
+            self.propose_batch(requests);
+        }
+    }
+
+    fn may_propose(&self) -> bool {
+        let idle = self.transfer.is_none();
+        self.is_primary() && self.views.active && idle && self.may_vote()
+    }
+
+    fn propose_batch(&mut self, requests: Vec<Digest>) {
+        let batch = Batch { requests, time: self.now.wall };
+        let (view, seq) = (self.view, self.next_seq);
+        self.next_seq = seq.next();
+        self.accept(seq, batch.clone());
+        let message = Message::PrePrepare(PrePrepare { view, seq, batch });
+        self.send(To::Replicas, message);
+        self.try_prepare(seq);
+    }
+
+    /// Once a STATUS period: goes on with empty batches while a replica that listens needs that to
+    /// vote again. It cannot ask for more than the windows it missed.
+    pub(super) fn propose_nothing(&mut self) {
+        let (low, high) = (self.log.low(), self.log.high());
+        let near = Seq(low.0 + 2 * self.cluster.window);
+        self.awaited.retain(|_, seq| low < *seq && *seq <= near);
+        if self.awaited.is_empty() || !self.may_propose() {
+            return;
+        }
+        let last = Seq(self.state.executed().0 + PIPELINE_BATCHES).min(high);
+        while self.next_seq <= last {
+            self.propose_batch(Vec::new());
         }
     }
 }

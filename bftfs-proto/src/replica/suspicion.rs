@@ -41,14 +41,14 @@ pub(super) struct Conduct {
     /// The mean time from there to the execution, in nanoseconds: that is not the primary's doing.
     rest: u64,
     measured: u64,
-    /// It signed something false.
-    convicted: bool,
+    /// It signed something false, or its operator wants it gone.
+    condemned: bool,
 }
 
 impl Conduct {
-    /// It signed something that cannot be.
-    pub(super) fn convict(&mut self) {
-        self.convicted = true;
+    /// It is to go.
+    pub(super) fn condemn(&mut self) {
+        self.condemned = true;
     }
 
     fn measure(&mut self, waited: u64, rest: u64) {
@@ -68,11 +68,14 @@ impl<S: Service> Replica<S> {
     /// When this replica will suspect the primary if nothing happens.
     pub(super) fn suspicion_due(&self) -> Option<Mono> {
         let views = &self.views;
-        if views.suspects || self.cluster.n() == 1 || self.is_catching_up() {
+        if views.suspects || self.cluster.n() == 1 || !self.may_vote() {
             return None;
         }
-        if views.conduct.convicted {
+        if views.conduct.condemned {
             return Some(views.since);
+        }
+        if self.is_catching_up() {
+            return None;
         }
         let since = if views.active {
             self.pool.oldest().map(|oldest| oldest.since.max(views.since))
@@ -96,7 +99,7 @@ impl<S: Service> Replica<S> {
         let due = |replica: &Self| replica.suspicion_due().is_some_and(|due| due <= now);
         while due(self) {
             if self.views.active
-                && !self.views.conduct.convicted
+                && !self.views.conduct.condemned
                 && let Some(oldest) = self.pool.oldest()
                 && !self.is_owed(&oldest.digest)
             {
@@ -115,7 +118,7 @@ impl<S: Service> Replica<S> {
     /// Once a STATUS period: takes a suspicion back if the primary serves after all; relays what
     /// it may not have got; looks at how it served.
     pub(super) fn observe_primary(&mut self) {
-        if self.cluster.n() == 1 {
+        if self.cluster.n() == 1 || !self.may_vote() {
             return;
         }
         if self.views.suspects {

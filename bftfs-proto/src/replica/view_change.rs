@@ -160,6 +160,9 @@ impl<S: Service> Replica<S> {
     /// Leaves the view when w replicas are against it: one of them is correct. If w have left for
     /// later ones, goes as far as one correct replica has gone.
     pub(super) fn consider_leaving(&mut self) {
+        if !self.may_vote() {
+            return;
+        }
         let view = self.view;
         let beyond = self.views.changes.values().map(|change| change.view);
         let mut beyond: Vec<View> = beyond.filter(|to| *to > view).collect();
@@ -178,7 +181,7 @@ impl<S: Service> Replica<S> {
 
     /// Once a quorum has left for this view, its primary has to begin it, in time.
     fn gather(&mut self) {
-        if self.views.active {
+        if self.views.active || !self.may_vote() {
             return;
         }
         let here = self.views.changes.values().filter(|change| change.view >= self.view);
@@ -217,7 +220,7 @@ impl<S: Service> Replica<S> {
         let checked = check_new_view(&new_view, &self.cluster, known);
         if checked.is_err() {
             if view == self.view {
-                self.views.conduct.convict();
+                self.views.conduct.condemn();
                 self.review_primary();
             }
             return checked;

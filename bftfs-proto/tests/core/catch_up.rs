@@ -18,6 +18,7 @@ fn status(executed: u64, slots: &[SlotStatus]) -> Message {
         view,
         active: true,
         suspects: false,
+        awaits: None,
         stable,
         executed,
         slots: slots.to_vec(),

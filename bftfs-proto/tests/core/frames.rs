@@ -32,6 +32,7 @@ fn status(slots: usize) -> Message {
         view: View(0),
         active: true,
         suspects: false,
+        awaits: None,
         stable: Seq(0),
         executed: Seq(0),
         slots,

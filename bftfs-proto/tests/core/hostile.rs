@@ -98,7 +98,15 @@ fn status() -> impl Strategy<Value = Message> {
     ];
     let most = usize::try_from(WINDOW_SEQS).expect("a small number");
     (view(), seq(), seq(), vec(slot, 0..=most)).prop_map(|(view, stable, executed, slots)| {
-        Message::Status(Status { view, active: true, suspects: false, stable, executed, slots })
+        Message::Status(Status {
+            view,
+            active: true,
+            suspects: false,
+            awaits: None,
+            stable,
+            executed,
+            slots,
+        })
     })
 }
 

@@ -1,5 +1,6 @@
 //! The rules of the agreement core, one test each.
 
+mod amnesia;
 mod catch_up;
 mod checkpoint;
 mod client;

@@ -7,7 +7,15 @@ use super::support::*;
 
 fn status() -> Message {
     let (view, stable, executed) = (View(0), Seq(0), Seq(0));
-    Message::Status(Status { view, active: true, suspects: false, stable, executed, slots: vec![] })
+    Message::Status(Status {
+        view,
+        active: true,
+        suspects: false,
+        awaits: None,
+        stable,
+        executed,
+        slots: vec![],
+    })
 }
 
 #[test]

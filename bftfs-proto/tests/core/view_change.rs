@@ -14,7 +14,15 @@ use super::support::*;
 
 fn status(view: u64, active: bool, suspects: bool) -> Message {
     let (view, stable, executed) = (View(view), Seq(0), Seq(0));
-    Message::Status(Status { view, active, suspects, stable, executed, slots: vec![] })
+    Message::Status(Status {
+        view,
+        active,
+        suspects,
+        awaits: None,
+        stable,
+        executed,
+        slots: vec![],
+    })
 }
 
 fn testimony(view: u64, seq: u64, digest: Digest) -> Vote {
