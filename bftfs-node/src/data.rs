@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub(crate) use self::blob::Blob;
-use crate::journal::{self, Journal};
+use crate::journal::{self, Entry, Journal};
 use crate::store::{self, LoadedCheckpoint, Store};
 
 /// The version of everything in the data directory.
@@ -105,6 +105,23 @@ pub enum Error {
          replica a directory of its own", .0.display()
     )]
     Locked(PathBuf),
+    /// No replica ever wrote there, or all that it wrote is gone.
+    #[error(
+        "there is no data of {expected} in {}. If the cluster is new, make it with `bftfs-node \
+         format`. If the replica had data and lost it, `bftfs-node recover` brings it back: it must \
+         not begin anew, for it has promised what it does not know", path.display()
+    )]
+    Missing {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it should be.
+        expected: Identity,
+    },
+    /// There is something to lose.
+    #[error(
+        "{} holds the data of a replica already: to give it up, move it away first", .0.display()
+    )]
+    Taken(PathBuf),
     /// Written by another version of this program.
     #[error(
         "{} has format {found}, this program knows format {FORMAT}; use the program that wrote it",
@@ -190,10 +207,27 @@ struct IdentityFile {
 
 const IDENTITY_MAGIC: [u8; 8] = *b"bftfs-ID";
 
-/// Opens the data directory at `path`, making it if there is none.
+/// Makes the data directory of a replica at `path`, with these records in its journal.
 ///
 /// # Errors
-/// When another process has it, when it is another replica's or another version's, and when
+/// When there is one already, or it cannot be written.
+pub fn format(
+    path: &Path,
+    identity: &Identity,
+    options: &Options,
+    records: &[Entry],
+) -> Result<(), Error> {
+    let lock = lock(path)?;
+    if exists(&path.join("identity"))? {
+        return Err(Error::Taken(path.to_owned()));
+    }
+    create(path, identity, options, records, lock)
+}
+
+/// Opens the data directory at `path`.
+///
+/// # Errors
+/// When there is none, when another process has it, when it is another replica's or another version's, and when
 /// anything that was kept is lost or damaged. A write that was under way at a crash is neither.
 ///
 /// # Panics
@@ -203,7 +237,7 @@ pub fn open(path: &Path, identity: &Identity, options: &Options) -> Result<Opene
     let lock = lock(path)?;
     let file = path.join("identity");
     if !exists(&file)? {
-        create(path, identity, options)?;
+        return Err(Error::Missing { path: path.to_owned(), expected: *identity });
     }
     let blob = Blob::read(&file, &IDENTITY_MAGIC, &Seal::OPEN)?;
     let kept: IdentityFile = postcard::from_bytes(&blob)
@@ -218,6 +252,19 @@ pub fn open(path: &Path, identity: &Identity, options: &Options) -> Result<Opene
     Ok(Opened { journal, records, store, checkpoint })
 }
 
+/// Opens the data directory at `path`, made if there is none: for tests.
+#[cfg(test)]
+pub(crate) fn open_or_format(
+    path: &Path,
+    identity: &Identity,
+    options: &Options,
+) -> Result<Opened, Error> {
+    match format(path, identity, options, &[]) {
+        Ok(()) | Err(Error::Taken(_)) => open(path, identity, options),
+        Err(error) => Err(error),
+    }
+}
+
 fn lock(path: &Path) -> Result<Lock, Error> {
     fs::create_dir_all(path).map_err(Error::io("create the directory", path))?;
     let file = path.join("lock");
@@ -229,14 +276,25 @@ fn lock(path: &Path) -> Result<Lock, Error> {
     }
 }
 
-fn create(path: &Path, identity: &Identity, options: &Options) -> Result<(), Error> {
+fn create(
+    path: &Path,
+    identity: &Identity,
+    options: &Options,
+    records: &[Entry],
+    lock: Lock,
+) -> Result<(), Error> {
     let mut secret = [0; 32];
     let random = Path::new("/dev/urandom");
     File::open(random)
         .and_then(|mut file| file.read_exact(&mut secret))
         .map_err(Error::io("read", random))?;
     journal::create(&path.join("journal"), options)?;
-    store::create(&path.join("store"), &Seal::new(&secret))?;
+    let seal = Seal::new(&secret);
+    store::create(&path.join("store"), &seal)?;
+    if !records.is_empty() {
+        let (mut journal, _) = Journal::open(&path.join("journal"), seal, *options, lock)?;
+        journal.append(records).map_err(Error::io("write the journal in", path))?;
+    }
 
     let kept = IdentityFile { identity: *identity, secret };
     let bytes = postcard::to_allocvec(&kept).expect("an identity can be encoded");

@@ -26,7 +26,7 @@ const INPUTS_MAX: usize = 128;
 /// Checkpoints on their way to disk above which nothing new is heard: the disk is too slow.
 const STORING_MAX: usize = 3;
 
-/// Runs a replica until SIGTERM or SIGINT. Must be called on a current-thread runtime.
+/// Runs a replica until SIGTERM or SIGINT; SIGUSR2 has it ask for another primary. Must be called on a current-thread runtime.
 ///
 /// # Errors
 /// If the address is taken, the status socket cannot be made, or the disk fails or is full: then
@@ -58,18 +58,28 @@ pub async fn run(node: Node, socket: &Path) -> anyhow::Result<()> {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    rotate: Signal,
+}
+
+/// What a signal wants.
+enum Wish {
+    Stop,
+    Rotate,
 }
 
 impl Signals {
     fn new() -> io::Result<Self> {
         let terminate = signal(SignalKind::terminate())?;
-        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+        let interrupt = signal(SignalKind::interrupt())?;
+        let rotate = signal(SignalKind::user_defined2())?;
+        Ok(Self { terminate, interrupt, rotate })
     }
 
-    async fn next(&mut self) {
+    async fn next(&mut self) -> Wish {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Wish::Stop,
+            _ = self.interrupt.recv() => Wish::Stop,
+            _ = self.rotate.recv() => Wish::Rotate,
         }
     }
 }
@@ -131,7 +141,10 @@ impl Driver {
             }
             armed = due;
             tokio::select! {
-                () = signals.next() => break Ok(()),
+                wish = signals.next() => match wish {
+                    Wish::Stop => break Ok(()),
+                    Wish::Rotate => self.step(Input::Rotate),
+                },
                 Some(done) = done.recv() => {
                     if let Err(error) = self.on_done(done) {
                         break Err(error);

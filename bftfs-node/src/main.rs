@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use bftfs_node::startup::{Node, Paths};
+use bftfs_node::startup::{self, Node, Paths};
 use bftfs_node::{driver, status};
 use bftfs_proto::types::ReplicaId;
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
@@ -25,23 +25,15 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a replica until SIGTERM or SIGINT
+    /// Make the data directory of a replica of a new cluster
+    Format(Which),
+    /// Make the data directory of a replica that lost it: it listens to the others, and votes again
+    /// when it has passed all that it may have promised
+    Recover(Which),
+    /// Run a replica until SIGTERM or SIGINT; SIGUSR2 has it ask for another primary
     Run {
-        /// The cluster file
-        #[arg(long)]
-        cluster: PathBuf,
-        /// Which replica this is
-        #[arg(long)]
-        id: u32,
-        /// Its certificate (PEM)
-        #[arg(long)]
-        cert: PathBuf,
-        /// Its private key (PEM)
-        #[arg(long)]
-        key: PathBuf,
-        /// Its data directory; made if it is not there
-        #[arg(long)]
-        data: PathBuf,
+        #[command(flatten)]
+        which: Which,
         /// Where it answers `status` [default: status.sock in the data directory]
         #[arg(long)]
         status_socket: Option<PathBuf>,
@@ -55,6 +47,33 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// A replica and where everything of it is.
+#[derive(Args)]
+struct Which {
+    /// The cluster file
+    #[arg(long)]
+    cluster: PathBuf,
+    /// Which replica this is
+    #[arg(long)]
+    id: u32,
+    /// Its certificate (PEM)
+    #[arg(long)]
+    cert: PathBuf,
+    /// Its private key (PEM)
+    #[arg(long)]
+    key: PathBuf,
+    /// Its data directory
+    #[arg(long)]
+    data: PathBuf,
+}
+
+impl Which {
+    fn split(self) -> (Paths, ReplicaId) {
+        let Self { cluster, id, cert, key, data } = self;
+        (Paths { cluster, certificate: cert, key, data }, ReplicaId(id))
+    }
 }
 
 fn main() -> ExitCode {
@@ -82,10 +101,18 @@ fn abort_on_panic() {
 
 fn execute(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Run { cluster, id, cert, key, data, status_socket } => {
-            let socket = status_socket.unwrap_or_else(|| data.join("status.sock"));
-            let paths = Paths { cluster, certificate: cert, key, data };
-            run(&paths, ReplicaId(id), &socket)
+        Command::Format(which) => {
+            let (paths, id) = which.split();
+            startup::format(&paths, id, false)
+        }
+        Command::Recover(which) => {
+            let (paths, id) = which.split();
+            startup::format(&paths, id, true)
+        }
+        Command::Run { which, status_socket } => {
+            let socket = status_socket.unwrap_or_else(|| which.data.join("status.sock"));
+            let (paths, id) = which.split();
+            run(&paths, id, &socket)
         }
         Command::Status { socket, json } => {
             let line = status::ask(&socket)?;

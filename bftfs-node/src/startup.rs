@@ -7,13 +7,14 @@ use bftfs_fs::FileSystem;
 use bftfs_net::{Clock, ClusterFile, Durability, Identity};
 use bftfs_proto::engine::Record;
 use bftfs_proto::message::StateRoot;
-use bftfs_proto::replica::{Loaded, Replica, Setup};
+use bftfs_proto::replica::{Loaded, Recovery, Replica, Setup};
 use bftfs_proto::types::ReplicaId;
 use bftfs_proto::{Digest, Tree, codec};
 
 use crate::data::{self, Opened, Options};
 use crate::journal::Journal;
 use crate::store::{LoadedCheckpoint, Store};
+use crate::writer::entry;
 
 /// Where everything is.
 #[derive(Clone, Debug)]
@@ -56,6 +57,44 @@ impl Node {
     /// If a file is missing, malformed, damaged or another replica's, or another process runs
     /// this replica. The message says which and what to do.
     pub fn open(paths: &Paths, me: ReplicaId) -> anyhow::Result<Self> {
+        let Who { file, identity, owner, options } = Who::load(paths, me)?;
+        let durability = options.durability;
+        let Opened { journal, records, store, checkpoint } =
+            data::open(&paths.data, &owner, &options)?;
+        let loaded = checkpoint.map(|checkpoint| load(&store, &checkpoint)).transpose();
+        let loaded = loaded.with_context(|| unusable("the checkpoint", &paths.data))?;
+        let records = records.iter().map(|bytes| codec::decode(bytes)).collect::<Result<_, _>>();
+        let records: Vec<Record> = records.with_context(|| unusable("the journal", &paths.data))?;
+        let setup = Setup { cluster: file.cluster(), me, signer: identity.signer() };
+        let service = FileSystem::new(file.capacity_bytes, file.capacity_inodes);
+        let clock = Clock::default();
+        let replica = Replica::recover(setup, service, clock.now(), loaded, records);
+        Ok(Self { me, file, identity, clock, replica, durability, journal, store })
+    }
+}
+
+/// Makes the data directory of a replica: of a new cluster, or of one whose data is `lost`. That
+/// one begins by listening (`docs/protocol.md`, a lost disk).
+///
+/// # Errors
+/// As [`Node::open`]; or if there is data already.
+pub fn format(paths: &Paths, me: ReplicaId, lost: bool) -> anyhow::Result<()> {
+    let Who { owner, options, .. } = Who::load(paths, me)?;
+    let begun = entry(&Record::Recovery(Recovery::Begun));
+    let records = if lost { vec![begun] } else { Vec::new() };
+    Ok(data::format(&paths.data, &owner, &options, &records)?)
+}
+
+/// A replica by its cluster file, certificate and key.
+struct Who {
+    file: ClusterFile,
+    identity: Identity,
+    owner: data::Identity,
+    options: Options,
+}
+
+impl Who {
+    fn load(paths: &Paths, me: ReplicaId) -> anyhow::Result<Self> {
         let file = ClusterFile::load(&paths.cluster)?;
         let n = file.replicas.len();
         if me.0 as usize >= n {
@@ -68,19 +107,8 @@ impl Node {
             Durability::Sync => data::Durability::Sync,
             Durability::Replicated => data::Durability::Replicated,
         };
-        let options = Options::new(durability);
         let owner = data::Identity { cluster: file.id, replica: me.0 };
-        let Opened { journal, records, store, checkpoint } =
-            data::open(&paths.data, &owner, &options)?;
-        let loaded = checkpoint.map(|checkpoint| load(&store, &checkpoint)).transpose();
-        let loaded = loaded.with_context(|| unusable("the checkpoint", &paths.data))?;
-        let records = records.iter().map(|bytes| codec::decode(bytes)).collect::<Result<_, _>>();
-        let records: Vec<Record> = records.with_context(|| unusable("the journal", &paths.data))?;
-        let setup = Setup { cluster: file.cluster(), me, signer: identity.signer() };
-        let service = FileSystem::new(file.capacity_bytes, file.capacity_inodes);
-        let clock = Clock::default();
-        let replica = Replica::recover(setup, service, clock.now(), loaded, records);
-        Ok(Self { me, file, identity, clock, replica, durability, journal, store })
+        Ok(Self { file, identity, owner, options: Options::new(durability) })
     }
 }
 

@@ -105,7 +105,7 @@ fn append(journal: &mut Journal, records: &[Record], lsn: Lsn) -> io::Result<Lsn
     journal.append(&entries).map(|()| lsn)
 }
 
-fn entry(record: &Record) -> Entry {
+pub(crate) fn entry(record: &Record) -> Entry {
     let keep = match record {
         Record::Accepted { seq, .. }
         | Record::Prepared { seq, .. }

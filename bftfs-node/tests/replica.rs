@@ -30,6 +30,10 @@ impl Cluster {
         let port = free_ports(replicas);
         init(&Plan { replicas, port, ..Plan::development(dir.path()) }).unwrap();
         let mut cluster = Self { dir, replicas: (0..replicas).map(|_| None).collect() };
+        for id in 0..cluster.replicas.len() {
+            let made = cluster.command_with("format", id, &cluster.data(id)).status().unwrap();
+            assert!(made.success());
+        }
         cluster.start_all();
         cluster
     }
@@ -44,14 +48,14 @@ impl Cluster {
     }
 
     fn command(&self, id: usize) -> Command {
-        self.command_with(id, &self.data(id))
+        self.command_with("run", id, &self.data(id))
     }
 
-    fn command_with(&self, id: usize, data: &Path) -> Command {
+    fn command_with(&self, verb: &str, id: usize, data: &Path) -> Command {
         let subject = Subject::Replica(ReplicaId(u32::try_from(id).unwrap()));
         let (certificate, key) = leaf_paths(self.dir.path(), &subject);
         let mut command = Command::new(env!("CARGO_BIN_EXE_bftfs-node"));
-        command.arg("run").arg("--cluster").arg(cluster_path(self.dir.path()));
+        command.arg(verb).arg("--cluster").arg(cluster_path(self.dir.path()));
         command.arg("--id").arg(id.to_string()).arg("--cert").arg(certificate);
         command.arg("--key").arg(key).arg("--data").arg(data);
         command.stdin(Stdio::null()).stderr(Stdio::null());
@@ -212,11 +216,48 @@ fn a_second_process_is_refused_and_the_first_goes_on() {
     assert!(!output.status.success());
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("in use by another process"), "{said}");
-    let mut elsewhere = cluster.command_with(0, &cluster.dir.path().join("elsewhere"));
+    let data = cluster.dir.path().join("elsewhere");
+    assert!(cluster.command_with("format", 0, &data).status().unwrap().success());
+    let mut elsewhere = cluster.command_with("run", 0, &data);
     let output = elsewhere.stderr(Stdio::piped()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("UDP port"), "{said}");
     mkdir(&client, "still").unwrap();
+}
+
+#[test]
+fn a_replica_that_lost_its_disk_says_so_and_comes_back_by_its_operators_word_alone() {
+    let mut cluster = Cluster::start(4);
+    let client = cluster.client("alice");
+    mkdir(&client, "before").unwrap();
+    cluster.kill(3);
+    std::fs::remove_dir_all(cluster.data(3)).unwrap();
+    let output = cluster.command(3).stderr(Stdio::piped()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("bftfs-node recover"), "{said}");
+    let again = |cluster: &Cluster| {
+        let mut recover = cluster.command_with("recover", 3, &cluster.data(3));
+        recover.status().unwrap().success()
+    };
+    assert!(again(&cluster));
+    assert!(!again(&cluster), "what is there is not overwritten");
+    cluster.replicas[3] = Some(cluster.command(3).spawn().unwrap());
+    // It learns its bounds, and the others go on with nothing for it; then they change the view.
+    let bound = |status: &Value| status["listening"][1].as_u64();
+    let view = bound(&cluster.wait_until(3, |status| bound(status).is_some())).unwrap();
+    for wanted in 1..=view {
+        for id in 0..3 {
+            let pid = Pid::from_child(cluster.replicas[id].as_ref().unwrap());
+            kill_process(pid, Signal::USR2).unwrap();
+        }
+        cluster.wait_until(0, |status| {
+            status["view"].as_u64() >= Some(wanted) && status["active"] == true
+        });
+    }
+    cluster.wait_until(3, |status| status["listening"].is_null());
+    cluster.kill(0);
+    mkdir(&client, "after").unwrap();
+    assert!(lookup(&client, "before").is_ok() && lookup(&client, "after").is_ok());
 }
 
 #[test]

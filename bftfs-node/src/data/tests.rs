@@ -20,9 +20,16 @@ fn message(result: Result<Opened, Error>) -> String {
     result.expect_err("it must be refused").to_string()
 }
 
+/// A data directory of a replica of a new cluster.
+fn new() -> TempDir {
+    let dir = TempDir::new().unwrap();
+    format(dir.path(), &IDENTITY, &options(), &[]).unwrap();
+    dir
+}
+
 /// A data directory with one record.
 fn used() -> TempDir {
-    let dir = TempDir::new().unwrap();
+    let dir = new();
     let mut opened = open_it(&dir).unwrap();
     opened.journal.append(&[Entry { keep: Keep::Until(1), bytes: vec![1] }]).unwrap();
     dir
@@ -36,12 +43,32 @@ fn patch(path: &Path, at: usize, byte: u8) {
 
 #[test]
 fn a_new_directory_is_empty_and_a_used_one_is_found_again() {
-    let dir = TempDir::new().unwrap();
+    let dir = new();
     let opened = open_it(&dir).unwrap();
     assert!(opened.records.is_empty() && opened.checkpoint.is_none());
     drop(opened);
     assert!(open_it(&dir).unwrap().records.is_empty());
     assert_eq!(open_it(&used()).unwrap().records, [vec![1]]);
+}
+
+#[test]
+fn a_replica_does_not_begin_anew_by_itself() {
+    let dir = TempDir::new().unwrap();
+    let refused = message(open_it(&dir));
+    assert!(refused.contains("no data of replica 2") && refused.contains("recover"), "{refused}");
+    let dir = used();
+    fs::remove_file(dir.path().join("identity")).unwrap();
+    assert!(message(open_it(&dir)).contains("it must not begin anew"));
+    let taken = format(used().path(), &IDENTITY, &options(), &[]).unwrap_err().to_string();
+    assert!(taken.contains("already"), "{taken}");
+}
+
+#[test]
+fn a_directory_can_be_made_with_a_record() {
+    let dir = TempDir::new().unwrap();
+    let record = Entry { keep: Keep::Latest(4), bytes: vec![9] };
+    format(dir.path(), &IDENTITY, &options(), &[record]).unwrap();
+    assert_eq!(open_it(&dir).unwrap().records, [vec![9]]);
 }
 
 #[test]
@@ -113,11 +140,11 @@ fn files_of_another_directory_are_refused() {
 
 #[test]
 fn a_directory_that_was_half_made_is_made_anew() {
-    let dir = TempDir::new().unwrap();
-    drop(open_it(&dir).unwrap());
+    let dir = new();
     fs::remove_file(dir.path().join("identity")).unwrap();
     fs::write(dir.path().join("identity.new"), [1, 2, 3]).unwrap();
     fs::write(dir.path().join("journal/0000000009.new"), [1, 2, 3]).unwrap();
+    format(dir.path(), &IDENTITY, &options(), &[]).unwrap();
     assert!(open_it(&dir).unwrap().records.is_empty());
 }
 

@@ -23,7 +23,7 @@ fn options() -> Options {
 }
 
 fn open(dir: &Path) -> Result<(Journal, Vec<Vec<u8>>), Error> {
-    data::open(dir, &IDENTITY, &options()).map(|opened| (opened.journal, opened.records))
+    data::open_or_format(dir, &IDENTITY, &options()).map(|opened| (opened.journal, opened.records))
 }
 
 /// Record `id` of `len` bytes, to be kept until truncation at `id`.
@@ -376,7 +376,7 @@ fn both_durabilities_read_the_same_files() {
         [Durability::Sync, Durability::Replicated].iter().cycle().take(4).enumerate()
     {
         let options = Options { durability: *durability, ..options() };
-        let mut opened = data::open(dir.path(), &IDENTITY, &options).unwrap();
+        let mut opened = data::open_or_format(dir.path(), &IDENTITY, &options).unwrap();
         assert_eq!(opened.records.len(), round * 20);
         for id in 0..20 {
             opened.journal.append(&[entry(id, 2000)]).unwrap();

@@ -17,7 +17,7 @@ fn options() -> Options {
 }
 
 fn open(dir: &Path) -> Result<(Store, Option<LoadedCheckpoint>), Error> {
-    data::open(dir, &IDENTITY, &options()).map(|opened| (opened.store, opened.checkpoint))
+    data::open_or_format(dir, &IDENTITY, &options()).map(|opened| (opened.store, opened.checkpoint))
 }
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;

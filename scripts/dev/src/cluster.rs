@@ -18,6 +18,8 @@ use crate::status::{self, Counters};
 
 /// Time that all replicas have to answer after they were started.
 const START_PATIENCE: Duration = Duration::from_secs(60);
+/// Time that each step of a recovery may take.
+const RECOVER_PATIENCE: Duration = Duration::from_secs(120);
 /// The first port that is tried where any will do.
 const FREE_PORTS_FIRST: u16 = 20_000;
 /// Ports from the first to the last that is tried.
@@ -126,7 +128,8 @@ impl DevCluster {
             .with_context(|| format!("cannot make the directory {}", options.dir.display()))?;
         let dir = fs::canonicalize(&options.dir)?;
         ensure_stopped(&dir)?;
-        if !dir.join("cluster.toml").exists() {
+        let new = !dir.join("cluster.toml").exists();
+        if new {
             make_certificates(&dir, options)?;
         }
         ensure_matches(&dir, options)?;
@@ -139,6 +142,9 @@ impl DevCluster {
         interrupt::own(&dir);
         let cluster = Self { dir, replicas: options.replicas, settings, owned: true };
         for id in 0..cluster.replicas {
+            if new {
+                cluster.make_data("format", id)?;
+            }
             cluster.start(id)?;
         }
         cluster.wait_until_up(0..cluster.replicas)?;
@@ -250,6 +256,60 @@ impl DevCluster {
         self.wait_until_up(id..id + 1)
     }
 
+    /// Brings replica `id` back after its data directory was lost, and tells how that goes. The
+    /// others go on, and change their view as often as it needs to be sure of what it may promise.
+    ///
+    /// # Errors
+    /// If there is no such replica, it still has its data, it does not start, or the others are
+    /// not enough to bring it back.
+    pub fn recover(&self, id: u32, mut told: impl FnMut(&str)) -> Result<()> {
+        self.replica(id)?.stop()?;
+        self.make_data("recover", id)?;
+        self.start(id)?;
+        self.wait_until_up(id..id + 1)?;
+        told("it listens to the others");
+        let listening = |counters: &Counters| counters.other.get("listening").cloned();
+        let bounds = |counters: &Counters| listening(counters).and_then(|l| l.get(1)?.as_u64());
+        let view = self.wait_for(id, "learn what it may have promised", |c| bounds(c).is_some())?;
+        let view = bounds(&view).unwrap_or_default();
+        told(&format!("it waits for view {view}"));
+        while self.view_of_others(id)? < view {
+            let before = self.view_of_others(id)?;
+            for other in (0..self.replicas).filter(|other| *other != id) {
+                self.process(other).signal(rustix::process::Signal::USR2)?;
+            }
+            let deadline = Instant::now() + RECOVER_PATIENCE;
+            while self.view_of_others(id)? == before {
+                ensure!(Instant::now() < deadline, "the others do not change their view");
+                thread::sleep(POLL);
+            }
+        }
+        told("it fetches the state, and the others go on until it may vote");
+        let awake = |c: &Counters| listening(c).is_none_or(|listening| listening.is_null());
+        self.wait_for(id, "vote again", awake).map(drop)
+    }
+
+    fn view_of_others(&self, id: u32) -> Result<u64> {
+        let others = (0..self.replicas).filter(|other| *other != id);
+        let views = others.filter_map(|other| Some(self.status_of(other).counters?.view));
+        views.min().context("no other replica answers")
+    }
+
+    fn wait_for(&self, id: u32, what: &str, holds: impl Fn(&Counters) -> bool) -> Result<Counters> {
+        let deadline = Instant::now() + RECOVER_PATIENCE;
+        loop {
+            if let Some(counters) = self.status_of(id).counters.filter(&holds) {
+                return Ok(counters);
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "replica {id} did not {what} within {} s: are all others up?",
+                RECOVER_PATIENCE.as_secs()
+            );
+            thread::sleep(POLL);
+        }
+    }
+
     /// Mounts the cluster.
     ///
     /// # Errors
@@ -263,9 +323,13 @@ impl DevCluster {
     /// # Errors
     /// If the program is not there.
     pub fn node_command(&self, id: u32) -> Result<Command> {
+        self.node("run", id)
+    }
+
+    fn node(&self, verb: &str, id: u32) -> Result<Command> {
         let folder = self.replica_dir(id);
         let mut node = command("bftfs-node", self.settings.pin.as_deref())?;
-        node.arg("run").arg("--cluster").arg(self.cluster_file());
+        node.arg(verb).arg("--cluster").arg(self.cluster_file());
         node.arg("--id").arg(id.to_string());
         node.arg("--cert").arg(folder.join("replica.crt"));
         node.arg("--key").arg(folder.join("replica.key"));
@@ -283,6 +347,16 @@ impl DevCluster {
         if let Some(log) = &self.settings.log {
             command.env("RUST_LOG", log);
         }
+    }
+
+    fn make_data(&self, verb: &str, id: u32) -> Result<()> {
+        let output = self.node(verb, id)?.output().context("cannot run bftfs-node")?;
+        ensure!(
+            output.status.success(),
+            "cannot make the data directory of replica {id}: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(())
     }
 
     fn start(&self, id: u32) -> Result<()> {
@@ -487,7 +561,7 @@ mod tests {
             if let Ok(socket) = UdpSocket::bind((Ipv4Addr::LOCALHOST, port)) {
                 return socket;
             }
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            thread::sleep(Duration::from_millis(10));
         }
         panic!("port {port} is not free again after 5 s");
     }

@@ -43,6 +43,11 @@ enum Command {
         /// Its number
         id: u32,
     },
+    /// Bring a replica back whose data directory was lost: it listens until it may vote again
+    Recover {
+        /// Its number
+        id: u32,
+    },
     /// Mount the cluster on an empty directory
     Mount(Mount),
     /// Unmount a directory
@@ -55,7 +60,7 @@ enum Command {
 #[derive(Debug, Args)]
 struct Up {
     /// Replicas: 4 tolerate one fault, 1 is the unreplicated server
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=19))]
     replicas: u32,
     /// When a replica's vote counts as kept
     #[arg(long, value_enum, default_value_t)]
@@ -117,6 +122,12 @@ fn run() -> Result<()> {
         }
         Command::Kill { id } => DevCluster::open(&dir)?.kill(id),
         Command::Restart { id } => DevCluster::open(&dir)?.restart(id),
+        Command::Recover { id } => {
+            let tell = |step: &str| println!("replica {id}: {step}");
+            DevCluster::open(&dir)?.recover(id, tell)?;
+            println!("replica {id} votes again");
+            Ok(())
+        }
         Command::Mount(Mount { mode, client, point, extra }) => {
             let cluster = DevCluster::open(&dir)?;
             let options = MountOptions { client, extra, ..MountOptions::new(&point, mode) };
