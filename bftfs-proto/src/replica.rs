@@ -11,6 +11,7 @@ mod catch_up;
 mod checkpoint;
 mod choice;
 mod execution;
+mod inspect;
 mod log;
 mod ordering;
 mod pool;

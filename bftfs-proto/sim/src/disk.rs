@@ -27,6 +27,8 @@ pub struct Disk {
     checkpoints: Vec<Stored>,
     /// Every vote that ever became durable, for the checker.
     pub votes: BTreeSet<DurableVote>,
+    /// The highest view that this disk's replica was in or promised to move to.
+    pub promised: View,
 }
 
 impl Disk {
@@ -34,6 +36,9 @@ impl Disk {
     pub fn append(&mut self, cluster: &Digest, records: &[Record]) {
         for record in records {
             self.votes.extend(vote_of(cluster, record));
+            if let Record::View(view) = record {
+                self.promised = self.promised.max(*view);
+            }
             self.journal.push((record.seq(), codec::encode(record)));
         }
     }

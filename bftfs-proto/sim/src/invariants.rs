@@ -1,38 +1,101 @@
 //! What must hold after every step, one function a property. The numbers are those of
-//! `docs/protocol.md`. Each returns what it found wrong.
+//! `docs/testing.md`. Each returns what it found wrong.
+//!
+//! Only correct replicas are judged: what a Byzantine one says of itself proves nothing.
 
-use std::collections::BTreeMap;
+mod bounds;
+mod views;
+mod votes;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use bftfs_proto::Digest;
-use bftfs_proto::message::Message;
-use bftfs_proto::types::{ReplicaId, Seq, View};
+use bftfs_proto::config::Cluster;
+use bftfs_proto::message::Batch;
+use bftfs_proto::types::{ReplicaId, Seq};
 
-use crate::disk::{Disk, DurableVote};
+use views::Views;
+use votes::Votes;
 
 /// What a checker found.
 pub type Violation = String;
 
 /// What all correct replicas were ever seen to do.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct History {
     decided: BTreeMap<Seq, Digest>,
     states: BTreeMap<Seq, Digest>,
-    votes: BTreeMap<(ReplicaId, u8, View, Seq), Digest>,
-    views: BTreeMap<ReplicaId, View>,
+    executed: BTreeMap<ReplicaId, Seq>,
+    /// The digests of all requests that clients sent.
+    issued: BTreeSet<Digest>,
+    /// The requests of all batches that any correct replica stood by.
+    batches: BTreeMap<Digest, Vec<Digest>>,
+    votes: Votes,
+    views: Views,
 }
 
 impl History {
+    /// The history of a cluster of which `liars` replicas are not correct.
+    #[must_use]
+    pub fn new(cluster: &Cluster, liars: usize) -> Self {
+        let null = Batch::null();
+        Self {
+            decided: BTreeMap::new(),
+            states: BTreeMap::new(),
+            executed: BTreeMap::new(),
+            issued: BTreeSet::new(),
+            batches: [(null.digest(&cluster.id), null.requests)].into(),
+            votes: Votes::new(cluster),
+            views: Views::new(cluster, liars),
+        }
+    }
+
+    /// A client sent this request.
+    pub fn issued(&mut self, request: Digest) {
+        self.issued.insert(request);
+    }
+
+    /// A correct replica stands by this batch.
+    pub fn stood_by(&mut self, batch: Digest, requests: &[Digest]) {
+        self.batches.entry(batch).or_insert_with(|| requests.to_vec());
+    }
+
     /// I1 (agreement, OSDI'99 section 4.5.1): no two replicas decide differently for one number.
     ///
     /// # Errors
     /// The violation.
     pub fn agreement(&mut self, id: ReplicaId, seq: Seq, digest: Digest) -> Result<(), Violation> {
         let first = *self.decided.entry(seq).or_insert(digest);
-        let same = first == digest;
-        if same {
-            Ok(())
+        if first == digest {
+            self.validity(seq, &digest)
         } else {
             Err(format!("I1: {id:?} decided {digest:?} for {seq:?}, another {first:?}"))
+        }
+    }
+
+    /// I4 (validity, section 4.1): whatever is executed was asked for by the client in whose name
+    /// it is. That nothing is executed twice, the workload's judge sees.
+    fn validity(&self, seq: Seq, digest: &Digest) -> Result<(), Violation> {
+        let Some(requests) = self.batches.get(digest) else {
+            return Err(format!("I4: {seq:?} is decided as {digest:?}, which nobody stood by"));
+        };
+        match requests.iter().find(|request| !self.issued.contains(*request)) {
+            Some(request) => Err(format!("I4: {seq:?} holds {request:?}, which no client sent")),
+            None => Ok(()),
+        }
+    }
+
+    /// I5 (total order, section 4.2): a replica executes in order and undoes nothing while it is
+    /// up. `restarted`: its earlier life does not count.
+    ///
+    /// # Errors
+    /// The violation.
+    pub fn order(&mut self, id: ReplicaId, seq: Seq, restarted: bool) -> Result<(), Violation> {
+        match self.executed.insert(id, seq) {
+            Some(last) if last > seq && !restarted => {
+                Err(format!("I5: {id:?} had executed {last:?} and now {seq:?}"))
+            }
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -48,64 +111,10 @@ impl History {
         digest: Digest,
     ) -> Result<(), Violation> {
         let first = *self.states.entry(seq).or_insert(digest);
-        let same = first == digest;
-        if same {
+        if first == digest {
             Ok(())
         } else {
             Err(format!("I7: {id:?} has state {digest:?} at {seq:?}, another {first:?}"))
         }
-    }
-
-    /// I2 (section 4.2): no replica votes twice for different digests under one view and number,
-    /// across restarts; I9 (durability): no vote leaves that is not on the voter's disk.
-    ///
-    /// # Errors
-    /// The violation.
-    pub fn said(
-        &mut self,
-        cluster: &Digest,
-        id: ReplicaId,
-        message: &Message,
-        disk: &Disk,
-    ) -> Result<(), Violation> {
-        let Some((phase, view, seq, digest)) = vote_in(cluster, message) else { return Ok(()) };
-        let first = *self.votes.entry((id, phase, view, seq)).or_insert(digest);
-        if first != digest {
-            return Err(format!("I2: {id:?} said {first:?} and {digest:?} for {view:?} {seq:?}"));
-        }
-        if disk.votes.contains(&(phase, view, seq, digest)) {
-            Ok(())
-        } else {
-            Err(format!("I9: {id:?} said {message:?} before it was durable"))
-        }
-    }
-
-    /// I8 (section 4.4): a replica's view never falls, across restarts.
-    ///
-    /// # Errors
-    /// The violation.
-    pub fn view(&mut self, id: ReplicaId, view: View) -> Result<(), Violation> {
-        let last = self.views.insert(id, view).unwrap_or(view);
-        if view >= last {
-            Ok(())
-        } else {
-            Err(format!("I8: {id:?} fell from {last:?} to {view:?}"))
-        }
-    }
-
-    /// The last number that any replica executed.
-    #[must_use]
-    pub fn last(&self) -> Seq {
-        self.states.last_key_value().map_or(Seq(0), |(seq, _)| *seq)
-    }
-}
-
-/// The vote that a message casts; a pre-prepare is its primary's prepare.
-fn vote_in(cluster: &Digest, message: &Message) -> Option<DurableVote> {
-    match message {
-        Message::PrePrepare(p) => Some((0, p.view, p.seq, p.batch.digest(cluster))),
-        Message::Prepare(vote) => Some((0, vote.view, vote.seq, vote.digest)),
-        Message::Commit(vote) => Some((1, vote.view, vote.seq, vote.digest)),
-        _ => None,
     }
 }

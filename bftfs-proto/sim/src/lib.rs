@@ -2,16 +2,21 @@
 //!
 //! One seed decides everything: delays, losses, crashes, what clients ask. The same seed gives the
 //! same run, event for event. What is simulated: the network ([`network`]), the disks ([`disk`]),
-//! the clocks and the crashes ([`world`]). What is checked: [`invariants`] after every step, the
-//! clients' histories ([`workload`]) at the end.
+//! the clocks and the crashes ([`world`]), Byzantine replicas ([`cast`]) and clients ([`rogue`]).
+//! What is checked: [`invariants`] after every step, the clients' histories ([`workload`]) at the
+//! end.
 
+pub mod cast;
 pub mod disk;
 pub mod faults;
 pub mod invariants;
 pub mod network;
 pub mod register;
+pub mod rogue;
+pub mod trace;
 pub mod workload;
 pub mod world;
 
+pub use cast::Choices;
 pub use faults::Plan;
 pub use world::{Report, World};

@@ -1,11 +1,16 @@
 //! Runs seeds: `bftfs-sim --seed S --count N`. Exits non-zero on a violation.
 
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use bftfs_adversary::Role;
 use bftfs_sim::faults::Sabotage;
+use bftfs_sim::trace::note_panics;
 use bftfs_sim::workload::ListsLoad;
-use bftfs_sim::{Report, World};
-use clap::Parser;
+use bftfs_sim::{Choices, Report, World};
+use clap::{Parser, ValueEnum as _};
 
 /// Runs the agreement in a simulated world, once per seed, and checks it after every step.
 #[derive(Debug, Parser)]
@@ -20,6 +25,21 @@ struct Arguments {
     /// Replicas in the cluster; chosen by each seed if not given.
     #[arg(long)]
     replicas: Option<usize>,
+    /// The role that every Byzantine replica plays throughout; chosen by each seed if not given.
+    #[arg(long)]
+    role: Option<Role>,
+    /// Byzantine replicas; at most f and chosen by each seed if not given.
+    #[arg(long)]
+    liars: Option<usize>,
+    /// The primary of the first view is correct.
+    #[arg(long)]
+    backups_only: bool,
+    /// Byzantine clients; chosen by each seed if not given.
+    #[arg(long)]
+    rogues: Option<u32>,
+    /// Seeds that run at the same time.
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
     /// Run every seed twice and compare the traces.
     #[arg(long)]
     twice: bool,
@@ -63,10 +83,17 @@ struct Totals {
     transfers: u64,
     fast_reads: u64,
     beyond_checkpoint: u64,
+    with_liars: u64,
+    refused: u64,
+    view_changes: u64,
 }
 
 impl Totals {
     fn add(&mut self, report: &Report) {
+        self.failed += u64::from(report.violation.is_some());
+        self.with_liars += u64::from(!report.cast.liars.is_empty());
+        self.refused += report.refused;
+        self.view_changes += report.view;
         self.events += report.events;
         self.nanos += report.nanos;
         self.completed += report.completed;
@@ -77,37 +104,64 @@ impl Totals {
     }
 }
 
-fn main() -> std::process::ExitCode {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    note_panics();
     let began = Instant::now();
-    let mut totals = Totals::default();
-    for seed in arguments.seed..arguments.seed.saturating_add(arguments.count) {
-        let report = run(&arguments, seed);
-        if let Some(violation) = &report.violation {
-            totals.failed += 1;
-            println!("seed {seed}: {violation}");
-            println!("  to reproduce: bftfs-sim --seed {seed}{}", with_replicas(&arguments));
-        } else if arguments.verbose {
+    let totals = run_all(&arguments);
+    summarise(&arguments, &totals, began.elapsed().as_secs_f64());
+    if totals.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs the seeds, each job every so manieth.
+fn run_all(arguments: &Arguments) -> Totals {
+    let next = AtomicU64::new(0);
+    let totals = Mutex::new(Totals::default());
+    std::thread::scope(|scope| {
+        for _ in 0..arguments.jobs.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let k = next.fetch_add(1, Ordering::Relaxed);
+                    if k >= arguments.count {
+                        break;
+                    }
+                    let seed = arguments.seed.saturating_add(k);
+                    let report = run(arguments, seed);
+                    tell(arguments, seed, &report);
+                    totals.lock().unwrap_or_else(PoisonError::into_inner).add(&report);
+                }
+            });
+        }
+    });
+    totals.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn tell(arguments: &Arguments, seed: u64, report: &Report) {
+    let Some(violation) = &report.violation else {
+        if arguments.verbose {
             println!("seed {seed}: trace {} {report:?}", report.trace);
         }
-        totals.add(&report);
-    }
-    summarise(&arguments, &totals, began.elapsed().as_secs_f64());
-    if totals.failed == 0 {
-        std::process::ExitCode::SUCCESS
-    } else {
-        std::process::ExitCode::FAILURE
-    }
+        return;
+    };
+    let events = report.last_events.join("\n    ");
+    println!(
+        "seed {seed}: {violation}\n  liars: {:?}\n  last events:\n    {events}\n  \
+         to reproduce: bftfs-sim --seed {seed}{}",
+        report.cast,
+        options(arguments)
+    );
 }
 
 fn run(arguments: &Arguments, seed: u64) -> Report {
-    let once = || match arguments.sabotage {
-        Some(rule) => {
-            let load = ListsLoad::default();
-            World::sabotaged(seed, arguments.replicas, load, rule.into()).run()
-        }
-        None => World::new(seed, arguments.replicas, ListsLoad::default()).run(),
+    let choices = Choices {
+        replicas: arguments.replicas,
+        liars: arguments.liars,
+        role: arguments.role,
+        backups_only: arguments.backups_only,
+        rogues: arguments.rogues,
+        sabotage: arguments.sabotage.map(Into::into),
     };
+    let once = || World::new(seed, &choices, ListsLoad::default()).run();
     let mut report = once();
     if arguments.twice && once().trace != report.trace {
         report.violation = Some("the same seed gave two different runs".into());
@@ -115,8 +169,24 @@ fn run(arguments: &Arguments, seed: u64) -> Report {
     report
 }
 
-fn with_replicas(arguments: &Arguments) -> String {
-    arguments.replicas.map(|n| format!(" --replicas {n}")).unwrap_or_default()
+/// The options that a run depends on, as they were given.
+fn options(arguments: &Arguments) -> String {
+    let mut options = String::new();
+    let mut add = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            options += &format!(" --{name} {value}");
+        }
+    };
+    add("replicas", arguments.replicas.map(|n| n.to_string()));
+    add("role", arguments.role.map(|role| role.to_string()));
+    add("liars", arguments.liars.map(|n| n.to_string()));
+    add("rogues", arguments.rogues.map(|n| n.to_string()));
+    let rule = arguments.sabotage.and_then(|rule| rule.to_possible_value());
+    add("sabotage", rule.map(|rule| rule.get_name().into()));
+    if arguments.backups_only {
+        options += " --backups-only";
+    }
+    options
 }
 
 fn summarise(arguments: &Arguments, totals: &Totals, seconds: f64) {
@@ -124,12 +194,16 @@ fn summarise(arguments: &Arguments, totals: &Totals, seconds: f64) {
     let per_minute = 60.0 * arguments.count as f64 / seconds.max(0.001);
     println!(
         "{} events, {hours:.2} simulated hours, {} operations ({} fast reads), {} crashes, \
-         {} state transfers, {} runs with a stable checkpoint, {per_minute:.0} seeds a minute",
+         {} state transfers, {} views, {} runs with Byzantine replicas, {} frames refused, \
+         {} runs with a stable checkpoint, {per_minute:.0} seeds a minute",
         totals.events,
         totals.completed,
         totals.fast_reads,
         totals.crashes,
         totals.transfers,
+        totals.view_changes,
+        totals.with_liars,
+        totals.refused,
         totals.beyond_checkpoint,
     );
     println!("{} passed, {} failed", arguments.count - totals.failed, totals.failed);

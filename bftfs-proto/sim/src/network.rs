@@ -1,6 +1,6 @@
 //! A network of links with real MACs, that loses, delays, reorders and repeats.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bftfs_proto::Digest;
 use bftfs_proto::auth::MacKey;
@@ -14,6 +14,7 @@ use crate::faults::Plan;
 pub struct Network {
     cluster: Digest,
     secret: [u8; 32],
+    keys: BTreeMap<(Principal, Principal), MacKey>,
     /// Replicas that are cut off from the others in one direction: `(from, to)`.
     cut: BTreeSet<(ReplicaId, ReplicaId)>,
 }
@@ -22,13 +23,14 @@ impl Network {
     /// A network whose link keys come from `secret`.
     #[must_use]
     pub fn new(cluster: Digest, secret: [u8; 32]) -> Self {
-        Self { cluster, secret, cut: BTreeSet::new() }
+        Self { cluster, secret, keys: BTreeMap::new(), cut: BTreeSet::new() }
     }
 
     /// The key of the link `from` → `to`.
-    #[must_use]
-    pub fn key(&self, from: Principal, to: Principal) -> MacKey {
-        MacKey::derive(&self.secret, &self.cluster, from, to)
+    pub fn key(&mut self, from: Principal, to: Principal) -> &MacKey {
+        let (secret, cluster) = (&self.secret, &self.cluster);
+        let derive = || MacKey::derive(secret, cluster, from, to);
+        self.keys.entry((from, to)).or_insert_with(derive)
     }
 
     /// When copies of a message arrive, in nanoseconds from now; none if it is lost.

@@ -23,6 +23,11 @@ pub trait Workload {
     /// The next operation, to be known as `ticket`, asked for at `now`.
     fn ask(&mut self, rng: &mut Rng, ticket: u64, now: u64) -> (Bytes, How);
 
+    /// An operation that a Byzantine client asks for. It must not disturb what is judged.
+    fn rogue_operation(&self, rng: &mut Rng) -> Bytes {
+        (0..rng.usize(0..64)).map(|_| rng.u8(..)).collect()
+    }
+
     /// The result of an operation, told at `now`.
     ///
     /// # Errors
@@ -63,6 +68,11 @@ impl Workload for ListsLoad {
         };
         self.asked.insert(ticket, (ask, now));
         (codec::encode(&ask).into(), how)
+    }
+
+    /// Appends to other lists.
+    fn rogue_operation(&self, rng: &mut Rng) -> Bytes {
+        codec::encode(&Ask::Append(rng.u8(3..9), rng.u64(..))).into()
     }
 
     fn told(&mut self, ticket: u64, result: &Bytes, now: u64) -> Result<(), Violation> {

@@ -3,22 +3,38 @@
 use std::collections::VecDeque;
 
 use bftfs_proto::Digest;
-use bftfs_proto::engine::{Outbox, Record, Release, Snapshots};
+use bftfs_proto::engine::{Outbox, Output, Record, Release, Snapshots};
+use bftfs_proto::message::{Batch, NewView};
 use bftfs_proto::replica::{Replica, Setup};
 use bftfs_proto::service::Service;
-use bftfs_proto::types::{Lsn, Mono, Now, Seq, View};
+use bftfs_proto::types::{Lsn, Mono, Now, Seq, Wall};
 
 use crate::disk::Disk;
 
 /// Something that a replica did, to be judged.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Deed {
     /// It took this digest as the decision for a number.
     Decided(Seq, Digest),
     /// Its state has this digest after a number.
     Reached(Seq, Digest),
-    /// It is in this view, or has promised to move to it.
-    Moved(View),
+    /// It began a view.
+    Entered(NewView),
+}
+
+/// A batch that a replica stands by.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) digest: Digest,
+    pub(super) time: Wall,
+    pub(super) requests: Vec<Digest>,
+}
+
+impl Held {
+    fn new(cluster: &Digest, batch: &Batch) -> Self {
+        let (digest, time) = (batch.digest(cluster), batch.time);
+        Self { digest, time, requests: batch.requests.clone() }
+    }
 }
 
 /// A machine: it may be up or down, its disk stays.
@@ -86,11 +102,25 @@ impl<S: Service + Clone> Node<S> {
         self.life += 1;
     }
 
-    /// Moves the replica's outputs to the outbox.
-    pub(super) fn poll(&mut self) {
+    /// Moves the replica's outputs to the outbox, and returns the batches that it now stands by.
+    pub(super) fn poll(&mut self) -> Vec<Held> {
+        let cluster = self.setup.cluster.id;
+        let mut held = Vec::new();
         while let Some(output) = self.replica.as_mut().and_then(Replica::poll_output) {
+            let mut deed = None;
+            if let Output::Append(record) = &output {
+                match record {
+                    Record::Accepted { batch, .. } | Record::Learned { batch, .. } => {
+                        held.push(Held::new(&cluster, batch));
+                    }
+                    Record::NewView(new_view) => deed = Some(Deed::Entered(new_view.clone())),
+                    _ => {}
+                }
+            }
             self.outbox.push(output);
+            self.note(deed.into_iter().collect());
         }
+        held
     }
 
     /// Begins to write what is to be written, unless a write is under way.
@@ -199,7 +229,7 @@ impl<S: Service + Clone> Node<S> {
     }
 
     pub(super) fn stable(&self) -> Option<u64> {
-        self.replica.as_ref().map(|replica| replica.status().last_stable)
+        self.replica.as_ref().map(|replica| replica.stable().0)
     }
 
     pub(super) fn describe(&self) -> String {
