@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use crate::auth::Reject;
 use crate::config::Cluster;
-use crate::engine::{Output, Record, To};
+use crate::engine::{Output, Record, Snapshots, To};
 use crate::message::{Checkpoint, Fetch, Message, StateRoot};
 use crate::service::Service;
 use crate::types::{ReplicaId, Seq};
@@ -25,6 +25,9 @@ pub(super) struct Checkpoints {
     own: BTreeMap<Seq, StateRoot>,
     /// The certificate of the last stable one: q matching claims.
     pub(super) stable: Vec<Checkpoint>,
+    /// Own ones that are not stable: they go to disk when they are. Others may still have to fetch
+    /// the last stable one, so nothing that may never become stable takes its place there.
+    unstored: BTreeMap<Seq, Snapshots>,
     /// The last one that is on this replica's disk.
     durable: Seq,
     /// What the journal was last told it may drop.
@@ -51,6 +54,7 @@ impl Checkpoints {
         self.own.insert(root.seq, root);
         self.stable = certificate;
         self.ahead.clear();
+        self.unstored.clear();
         self.forget_up_to(root.seq);
     }
 
@@ -113,7 +117,7 @@ pub(super) fn is_certificate(certificate: &[Checkpoint], cluster: &Cluster) -> b
 }
 
 impl<S: Service> Replica<S> {
-    /// Freezes the state after a batch, has it written at leisure, and tells the others.
+    /// Freezes the state after a batch and tells the others. It is written once it is stable.
     /// The journal holds all since the checkpoint before, so the claim need not wait for the state
     /// to be on the disk; but after a crash this replica has to know that it was there, for a new
     /// view may begin from the claims of a quorum.
@@ -121,7 +125,7 @@ impl<S: Service> Replica<S> {
         let snapshots = self.state.seal();
         let (root, seq) = (snapshots.root, snapshots.root.seq);
         self.checkpoints.own.insert(seq, root);
-        self.outputs.push_back(Output::Checkpoint(snapshots));
+        self.checkpoints.unstored.insert(seq, snapshots);
         let claim = self.claim_checkpoint(&root);
         self.append(Record::Claimed(claim.clone()));
         self.send(To::Replicas, Message::Checkpoint(claim));
@@ -196,11 +200,19 @@ impl<S: Service> Replica<S> {
         self.append(Record::Stable(certificate.clone(), root));
         self.checkpoints.stable = certificate;
         self.checkpoints.forget_up_to(seq);
+        self.store_checkpoints(seq);
         self.cut_log(seq);
         self.truncate_journal();
         self.views.relax();
         self.adopt_choice();
         self.propose();
+    }
+
+    /// Has own checkpoints written at leisure, each with what it added to the one before.
+    fn store_checkpoints(&mut self, stable: Seq) {
+        let later = self.checkpoints.unstored.split_off(&stable.next());
+        let now = core::mem::replace(&mut self.checkpoints.unstored, later);
+        self.outputs.extend(now.into_values().map(Output::Checkpoint));
     }
 
     /// What this replica holds cannot be: it says nothing more.

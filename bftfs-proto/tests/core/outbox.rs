@@ -1,5 +1,6 @@
 //! The outbox: nothing before what it depends on is durable, and all in order.
 
+use bftfs_proto::Digest;
 use bftfs_proto::engine::{Input, Outbox, Output, Record, Release, To};
 use bftfs_proto::message::{Fetch, Message, Tag};
 use bftfs_proto::replica::{Replica, Setup};
@@ -66,11 +67,16 @@ fn a_checkpoint_and_a_claim_wait_for_every_record_before_them() {
     let setup = Setup { cluster: cluster(4), me: ReplicaId(1), signer: replica_signer(1) };
     let mut backup = Replica::recover(setup, Appends, at(0), None, Vec::new());
     let (mut outbox, me) = (Outbox::default(), replica(1));
+    let mut state = Digest::ZERO;
     let mut hear = |from, message: &Message| {
         backup.handle(at(0), Input::Message(from, verified(from, me, message)));
         while let Some(output) = backup.poll_output() {
+            if let Output::Send { message: Message::Checkpoint(claim), .. } = &output {
+                state = claim.state;
+            }
             outbox.push(output);
         }
+        state
     };
     for seq in 1..=K {
         let batch = batch(&[]);
@@ -79,15 +85,16 @@ fn a_checkpoint_and_a_claim_wait_for_every_record_before_them() {
         hear(replica(2), &commit(seq, &batch));
         hear(replica(0), &commit(seq, &batch));
     }
-    hear(replica(2), &Message::Fetch(vec![Fetch::Block(id())]));
+    let state = hear(replica(2), &Message::Fetch(vec![Fetch::Block(id())]));
+    for by in [2, 3] {
+        hear(replica(by), &Message::Checkpoint(claim(by, K, state)));
+    }
     assert_eq!(released(&mut outbox), ["serve"]);
-    assert_eq!(outbox.appended(), Lsn(2 * K + 1), "Accepted and Prepared for each, Claimed");
-    outbox.durable(Lsn(2 * K - 1));
-    let early = released(&mut outbox);
-    assert!(early.iter().all(|name| !name.contains("heckpoint")), "{early:?}");
-    let named = |names: &[String]| names.iter().filter(|n| n.contains("heckpoint")).count();
-    outbox.durable(Lsn(2 * K));
-    assert_eq!(named(&released(&mut outbox)), 1, "the checkpoint");
-    outbox.durable(Lsn(2 * K + 1));
-    assert_eq!(named(&released(&mut outbox)), 1, "the claim");
+    assert_eq!(outbox.appended(), Lsn(2 * K + 2), "Accepted and Prepared, Claimed, Stable");
+    for (durable, count) in [(2 * K, 0), (2 * K + 1, 1), (2 * K + 2, 1)] {
+        outbox.durable(Lsn(durable));
+        let names = released(&mut outbox);
+        let found = names.iter().filter(|name| name.contains("heckpoint")).count();
+        assert_eq!(found, count, "the claim, then the checkpoint: {durable} {names:?}");
+    }
 }
