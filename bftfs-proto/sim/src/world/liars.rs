@@ -96,6 +96,7 @@ impl<W: Workload> World<W> {
         let plan = &self.plan;
         let calm = plan.loss + plan.crash_mean + plan.partition_mean == 0;
         let first = self.cluster.primary(bftfs_proto::types::View(0));
-        calm && plan.sabotage.is_none() && self.rough && self.is_correct(first)
+        let tolerated = self.cast.liars.len() <= self.cluster.f();
+        calm && tolerated && plan.sabotage.is_none() && self.rough && self.is_correct(first)
     }
 }
