@@ -7,5 +7,4 @@ mod harness;
 mod keeping;
 mod model;
 mod names;
-mod reference;
 mod rights;

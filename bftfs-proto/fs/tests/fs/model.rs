@@ -4,6 +4,7 @@ use bftfs_fs::{
     Call, Credentials, FileSystem, FileType, Ino, Operation, RenameMode, SetAttributes, SetTime,
     Time,
 };
+use bftfs_fs_reference::{Circumstances, Reference};
 use bftfs_proto::Tree;
 use bftfs_proto::types::SessionId;
 use bytes::Bytes;
@@ -13,7 +14,6 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::harness::{Host, root, user};
-use super::reference::{Circumstances, Reference};
 
 const CAPACITY_BYTES: u64 = 100_000;
 const CAPACITY_INODES: u64 = 9;

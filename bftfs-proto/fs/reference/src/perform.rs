@@ -8,7 +8,9 @@ use bytes::Bytes;
 use super::{Circumstances, Reference, in_group, may, owner, readable, strip_privileges, when};
 
 impl Reference {
-    pub(crate) fn perform(&mut self, at: Circumstances<'_>, operation: &Operation) -> Outcome {
+    /// Does an operation and says what came of it. The service's caps on the size of calls are not
+    /// the model's: calls beyond them are another matter.
+    pub fn perform(&mut self, at: Circumstances<'_>, operation: &Operation) -> Outcome {
         match operation {
             Operation::Null => Ok(Reply::Done),
             Operation::Open { ino, mask, truncate } => self.open(at, *ino, *mask, *truncate),

@@ -1,4 +1,9 @@
 //! The file service once more, written for clarity alone: the model that the real one must equal.
+//!
+//! It counts links, sizes and free space anew whenever it is asked, in maps of plain values, and
+//! shares no code with [`bftfs_fs::FileSystem`] but the types of calls and outcomes. The tests of
+//! the file service compare the two after every operation, the simulator along the order that the
+//! replicas decided on.
 
 mod perform;
 
@@ -11,8 +16,8 @@ use bytes::Bytes;
 
 const BLOCK: u64 = 32 * 1024;
 
-#[derive(Clone)]
-pub(crate) struct File {
+#[derive(Clone, Debug)]
+struct File {
     /// All but `size`, `blocks` and `nlink`, which are counted when asked for.
     stat: Attributes,
     size: u64,
@@ -67,12 +72,14 @@ impl File {
     }
 }
 
-#[derive(Clone)]
-pub(crate) struct Reference {
+/// A file system.
+#[derive(Clone, Debug)]
+pub struct Reference {
     files: BTreeMap<u64, File>,
     bytes_max: u64,
     inodes_max: u64,
     next: u64,
+    /// Files without a name, by the session that keeps them.
     kept: BTreeSet<(u64, u64)>,
 }
 
@@ -116,16 +123,21 @@ fn legal(name: &Bytes) -> Result<(), Errno> {
     when(Errno::EINVAL, odd || text.contains(&b'/') || text.contains(&0))
 }
 
-/// Under which circumstances a step happens.
-#[derive(Clone, Copy)]
-pub(crate) struct Circumstances<'a> {
-    pub(crate) who: &'a Credentials,
-    pub(crate) session: u64,
-    pub(crate) now: Time,
+/// Under which circumstances an operation is done.
+#[derive(Clone, Copy, Debug)]
+pub struct Circumstances<'a> {
+    /// On whose behalf.
+    pub who: &'a Credentials,
+    /// In which session.
+    pub session: u64,
+    /// When.
+    pub now: Time,
 }
 
 impl Reference {
-    pub(crate) fn new(bytes_max: u64, inodes_max: u64, mode: u16) -> Self {
+    /// A file system with only a root directory of this mode, that holds so much.
+    #[must_use]
+    pub fn new(bytes_max: u64, inodes_max: u64, mode: u16) -> Self {
         let mut new =
             Self { files: BTreeMap::new(), bytes_max, inodes_max, next: 1, kept: BTreeSet::new() };
         let root = Credentials::default();
@@ -135,7 +147,7 @@ impl Reference {
     }
 
     /// All files of some kinds.
-    pub(crate) fn inos(&self, kinds: impl Fn(FileType) -> bool) -> Vec<Ino> {
+    pub fn inos(&self, kinds: impl Fn(FileType) -> bool) -> Vec<Ino> {
         let files = self.files.values().filter(|file| kinds(file.stat.kind));
         files.map(|file| file.stat.ino).collect()
     }
@@ -148,7 +160,7 @@ impl Reference {
         self.files.get_mut(&ino).unwrap()
     }
 
-    pub(crate) fn stat(&self, ino: u64) -> Attributes {
+    fn stat(&self, ino: u64) -> Attributes {
         let file = &self.files[&ino];
         let named = |name: &&(Bytes, u64)| name.1 == ino;
         let names = self.files.values().flat_map(|file| file.names.values()).filter(named).count();
@@ -303,7 +315,8 @@ impl Reference {
         self.reply(ino)
     }
 
-    pub(crate) fn close(&mut self, session: u64) {
+    /// A session ends: what it kept is gone.
+    pub fn close(&mut self, session: u64) {
         let gone: Vec<_> = self.kept.iter().filter(|kept| kept.0 == session).copied().collect();
         for kept in gone {
             self.kept.remove(&kept);
