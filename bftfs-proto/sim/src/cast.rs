@@ -6,7 +6,7 @@ use bftfs_adversary::Role;
 use bftfs_proto::types::ReplicaId;
 use fastrand::Rng;
 
-use crate::faults::Sabotage;
+use crate::faults::{Faulty, Sabotage};
 
 /// What a caller wants of a run that the seed would choose otherwise.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,6 +21,8 @@ pub struct Choices {
     pub backups_only: bool,
     /// Byzantine clients.
     pub rogues: Option<u32>,
+    /// Replicas with bad disks or clocks.
+    pub faulty: Option<usize>,
     /// A rule to break.
     pub sabotage: Option<Sabotage>,
 }
@@ -29,7 +31,7 @@ impl Choices {
     /// Everybody is correct, but for crashes.
     #[must_use]
     pub fn honest(replicas: Option<usize>) -> Self {
-        Self { replicas, liars: Some(0), rogues: Some(0), ..Self::default() }
+        Self { replicas, liars: Some(0), rogues: Some(0), faulty: Some(0), ..Self::default() }
     }
 }
 
@@ -40,6 +42,8 @@ pub struct Cast {
     pub liars: BTreeMap<ReplicaId, Vec<Role>>,
     /// Byzantine clients, each with a key of its own.
     pub rogues: u32,
+    /// Replicas with bad disks or clocks: with the Byzantine ones at most f.
+    pub faulty: BTreeMap<ReplicaId, Faulty>,
 }
 
 impl Cast {
@@ -58,12 +62,19 @@ impl Cast {
             Some(role) => vec![role],
             None => (0..rng.usize(1..4)).map(|_| any_role(rng)).collect(),
         };
-        let liars = ids.into_iter().take(count).map(|id| (ReplicaId(id), roles(rng))).collect();
+        let liars = ids.iter().take(count).map(|id| (ReplicaId(*id), roles(rng))).collect();
         let rogues = if rng.u8(0..3) == 0 { rng.u32(1..3) } else { 0 };
-        Self { liars, rogues: choices.rogues.unwrap_or(rogues) }
+        let left = choices.faulty.unwrap_or(f.saturating_sub(count));
+        let others = ids.iter().skip(count).take(if rng.u8(0..3) == 0 { 0 } else { left });
+        let faulty = others.map(|id| (ReplicaId(*id), any_fault(rng))).collect();
+        Self { liars, rogues: choices.rogues.unwrap_or(rogues), faulty }
     }
 }
 
 fn any_role(rng: &mut Rng) -> Role {
     rng.choice(Role::ALL).copied().unwrap_or(Role::Silent)
+}
+
+fn any_fault(rng: &mut Rng) -> Faulty {
+    if rng.u8(0..3) == 0 { Faulty::Clock } else { Faulty::Disk }
 }

@@ -2,8 +2,13 @@
 
 use fastrand::Rng;
 
+use crate::clock::SKEW_MAX;
+
 /// A millisecond in nanoseconds.
 pub const MILLI: u64 = 1_000_000;
+
+/// The longest time that a disk stalls, in nanoseconds.
+const STALL_MAX: u64 = 3_000 * MILLI;
 
 /// A rule that a run breaks on purpose, to see that the checkers notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +19,15 @@ pub enum Sabotage {
     EarlySend,
     /// A replica's state is changed behind its back.
     StateDrift,
+}
+
+/// How a replica is faulty beyond crashing: at most f are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Faulty {
+    /// What is on its disk is damaged now and then. It does not start again with that.
+    Disk,
+    /// Its clock shows anything.
+    Clock,
 }
 
 /// The faults and sizes of one run.
@@ -49,8 +63,12 @@ pub struct Plan {
     pub power_cuts: bool,
     /// Mean time between partitions of the network, in nanoseconds; 0 for none.
     pub partition_mean: u64,
-    /// How far replicas' clocks may be apart, in nanoseconds.
+    /// How far replicas' clocks may be off, in nanoseconds.
     pub skew: u64,
+    /// Mean time between troubles of a replica with its disk or clock, in nanoseconds; 0 for none.
+    pub trouble_mean: u64,
+    /// Syncs that take seconds, in thousandths.
+    pub stalls: u64,
     /// What is broken on purpose, if anything.
     pub sabotage: Option<Sabotage>,
 }
@@ -61,8 +79,9 @@ impl Plan {
     pub fn of(rng: &mut Rng, replicas: Option<usize>) -> Self {
         let rough = rng.u64(0..4);
         let delay_max = (1 + rng.u64(0..20) * rough) * MILLI;
+        let replicas = replicas.unwrap_or_else(|| [1, 4, 4, 4, 4, 5, 7][rng.usize(0..7)]);
         Self {
-            replicas: replicas.unwrap_or_else(|| [1, 4, 4, 4, 4, 5, 7][rng.usize(0..7)]),
+            replicas,
             clients: rng.u32(1..4),
             mounts: rng.u32(1..3),
             operations: rng.u64(20..120),
@@ -77,7 +96,9 @@ impl Plan {
             down_max: rng.u64(20..3000) * MILLI,
             power_cuts: rng.bool(),
             partition_mean: if rough > 1 { rng.u64(100..1000) * MILLI } else { 0 },
-            skew: rng.u64(0..500) * MILLI,
+            skew: rng.u64(0..=SKEW_MAX),
+            trouble_mean: if rough > 0 { rng.u64(0..4) * 500 * MILLI } else { 0 },
+            stalls: [0, 0, 2, 20][rng.usize(0..4)] * rough,
             sabotage: None,
         }
     }
@@ -85,6 +106,21 @@ impl Plan {
     /// The same without faults: for the part of a run in which all must finish.
     #[must_use]
     pub fn calm(&self) -> Self {
-        Self { loss: 0, duplication: 0, crash_mean: 0, partition_mean: 0, ..self.clone() }
+        Self {
+            loss: 0,
+            duplication: 0,
+            crash_mean: 0,
+            partition_mean: 0,
+            trouble_mean: 0,
+            stalls: 0,
+            ..self.clone()
+        }
+    }
+
+    /// How long a sync takes, in nanoseconds.
+    #[must_use]
+    pub fn sync_time(&self, rng: &mut Rng) -> u64 {
+        let stalled = self.stalls > 0 && rng.u64(0..1000) < self.stalls;
+        rng.u64(0..=if stalled { STALL_MAX } else { self.sync_max })
     }
 }

@@ -7,6 +7,7 @@
 //! end.
 
 pub mod cast;
+pub mod clock;
 pub mod disk;
 pub mod faults;
 pub mod invariants;

@@ -37,6 +37,9 @@ struct Arguments {
     /// Byzantine clients; chosen by each seed if not given.
     #[arg(long)]
     rogues: Option<u32>,
+    /// Replicas with bad disks or clocks; chosen by each seed if not given.
+    #[arg(long)]
+    faulty: Option<usize>,
     /// Seeds that run at the same time.
     #[arg(long, default_value_t = 1)]
     jobs: usize,
@@ -92,6 +95,8 @@ impl Totals {
     fn add(&mut self, report: &Report) {
         self.failed += u64::from(report.violation.is_some());
         self.with_liars += u64::from(!report.cast.liars.is_empty());
+    stops: u64,
+    damaged: u64,
         self.refused += report.refused;
         self.view_changes += report.view;
         self.events += report.events;
@@ -110,6 +115,8 @@ fn main() -> ExitCode {
     let began = Instant::now();
     let totals = run_all(&arguments);
     summarise(&arguments, &totals, began.elapsed().as_secs_f64());
+        self.stops += report.stops;
+        self.damaged += report.damaged;
     if totals.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -171,6 +178,7 @@ fn run(arguments: &Arguments, seed: u64) -> Report {
 
 /// The options that a run depends on, as they were given.
 fn options(arguments: &Arguments) -> String {
+        faulty: arguments.faulty,
     let mut options = String::new();
     let mut add = |name: &str, value: Option<String>| {
         if let Some(value) = value {
@@ -194,9 +202,10 @@ fn summarise(arguments: &Arguments, totals: &Totals, seconds: f64) {
     let per_minute = 60.0 * arguments.count as f64 / seconds.max(0.001);
     println!(
         "{} events, {hours:.2} simulated hours, {} operations ({} fast reads), {} crashes, \
-         {} state transfers, {} views, {} runs with Byzantine replicas, {} frames refused, \
+         {} stops for want of room, {} damaged disks, {} state transfers, {} views, {} runs with Byzantine replicas, {} frames refused, \
          {} runs with a stable checkpoint, {per_minute:.0} seeds a minute",
         totals.events,
+    add("faulty", arguments.faulty.map(|n| n.to_string()));
         totals.completed,
         totals.fast_reads,
         totals.crashes,
@@ -208,3 +217,5 @@ fn summarise(arguments: &Arguments, totals: &Totals, seconds: f64) {
     );
     println!("{} passed, {} failed", arguments.count - totals.failed, totals.failed);
 }
+        totals.stops,
+        totals.damaged,

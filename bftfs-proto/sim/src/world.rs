@@ -5,6 +5,7 @@ mod liars;
 mod node;
 mod replicas;
 
+mod trouble;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -16,12 +17,13 @@ use bftfs_proto::codec;
 use bftfs_proto::config::Cluster;
 use bftfs_proto::engine::{Input, To};
 use bftfs_proto::message::Message;
-use bftfs_proto::replica::{Replica, Setup};
+use bftfs_proto::replica::Setup;
 use bftfs_proto::types::{ClientId, Mono, Now, Principal, ReplicaId, Wall};
 use fastrand::Rng;
 
 use crate::cast::{Cast, Choices};
-use crate::faults::{MILLI, Plan};
+use crate::clock::{Clock, EPOCH};
+use crate::faults::{Faulty, MILLI, Plan};
 use crate::invariants::{History, Violation};
 use crate::network::Network;
 use crate::rogue::Rogue;
@@ -30,8 +32,6 @@ use crate::workload::Workload;
 
 use node::Node;
 
-/// When the world begins, in nanoseconds since the epoch.
-const EPOCH: u64 = 1_800_000_000_000_000_000;
 /// How long faults go on, in nanoseconds of virtual time.
 const FAULTS_NANOS: u64 = 6_000 * MILLI;
 /// How long a run may take after that until all is done, in nanoseconds of virtual time.
@@ -59,6 +59,7 @@ enum Event {
     PowerCut,
     Restart(ReplicaId),
     Partition,
+    Trouble(ReplicaId),
     Heal,
     /// A Byzantine replica says what nobody asked for.
     Tick(ReplicaId),
@@ -100,6 +101,12 @@ pub struct Report {
     /// Crashes of replicas.
     pub crashes: u64,
     /// State transfers completed, stable checkpoints and fast reads, to see that runs reach them.
+    /// Troubles of replicas with disks and clocks.
+    pub troubles: u64,
+    /// Stops of replicas whose disks were full.
+    pub stops: u64,
+    /// Replicas that did not start again with what was on their disks.
+    pub damaged: u64,
     pub transfers: u64,
     /// The highest stable checkpoint.
     pub stable: u64,
@@ -136,6 +143,8 @@ pub struct World<W: Workload> {
     steps: u64,
     crashes: u64,
     transfers: u64,
+    troubles: u64,
+    stops: u64,
     refused: u64,
 }
 
@@ -169,7 +178,11 @@ impl<W: Workload> World<W> {
         let cluster = cluster_of(seed, &plan, &cast);
         let nodes = cluster.ids().map(|me| {
             let setup = Setup { cluster: cluster.clone(), me, signer: signer(0, me.0) };
-            Node::new(setup, workload.service(), rng.u64(0..=plan.skew))
+            let clock = match cast.faulty.get(&me) {
+                Some(Faulty::Clock) => Clock::wild(&mut rng),
+                Some(Faulty::Disk) | None => Clock::tame(&mut rng, plan.skew),
+            };
+            Node::new(setup, workload.service(), clock)
         });
         let nodes = nodes.collect();
         let now = Now { mono: Mono(0), wall: Wall(EPOCH) };
@@ -202,6 +215,8 @@ impl<W: Workload> World<W> {
             steps: 0,
             crashes: 0,
             transfers: 0,
+            troubles: 0,
+            stops: 0,
             refused: 0,
             rough: true,
             cluster,
@@ -235,6 +250,9 @@ impl<W: Workload> World<W> {
             completed: asked - self.outstanding.len() as u64,
             crashes: self.crashes,
             transfers: self.transfers,
+            troubles: self.troubles,
+            stops: self.stops,
+            damaged: self.nodes.iter().filter(|node| node.is_damaged()).count() as u64,
             stable,
             fast_reads: fast,
             refused: self.refused,
@@ -269,6 +287,7 @@ impl<W: Workload> World<W> {
         }
         if self.plan.partition_mean > 0 {
             self.after(self.plan.partition_mean, Event::Partition);
+            self.schedule_trouble(id);
         }
         if self.plan.power_cuts && self.plan.crash_mean > 0 {
             let at = self.rng.u64(0..FAULTS_NANOS);
@@ -287,8 +306,9 @@ impl<W: Workload> World<W> {
         self.plan = self.plan.calm();
         self.network.heal();
         for id in self.cluster.ids() {
-            if self.node(id).replica().is_none() {
+            if self.node(id).is_down() {
                 self.start(id)?;
+        self.make_room();
             }
         }
         Ok(())
@@ -299,9 +319,11 @@ impl<W: Workload> World<W> {
         self.outstanding.is_empty() && self.clients.keys().all(all)
     }
 
-    /// Whether all correct replicas are up and have executed the same.
+    /// Whether all correct replicas are up and have executed the same, for good; but for those
+    /// whose disks are damaged.
     fn converged(&self) -> bool {
-        let mut executed = self.correct().map(|id| self.node(id).replica().map(Replica::executed));
+        let nodes = self.correct().map(|id| self.node(id)).filter(|node| !node.is_damaged());
+        let mut executed = nodes.map(Node::executed);
         let first = executed.next().flatten();
         first.is_some() && executed.all(|other| other == first)
     }
@@ -335,20 +357,21 @@ impl<W: Workload> World<W> {
         match *event {
             Event::Frame { from, to, ref bytes } => return self.deliver(from, to, bytes),
             Event::Timer(id, life) => {
-                let now = self.clock(id);
-                let due = self.node_mut(id).on_timer(life, now);
+                let due = self.node_mut(id).on_timer(life);
                 return if due { self.input(id, Input::Timeout) } else { Ok(()) };
             }
             Event::ClientTimer(id) => return self.on_client_timer(id),
             Event::Synced(id, life) => return self.on_synced(id, life),
             Event::Stored(id, life) => return self.on_stored(id, life),
             Event::Crash(id) => self.crash(id),
+            Event::Synced(id, life) | Event::Stored(id, life) if self.stops_for_room(id, life) => {}
             Event::PowerCut => self.cluster.ids().for_each(|id| self.crash(id)),
-            Event::Restart(id) if self.node(id).replica().is_none() => return self.start(id),
+            Event::Restart(id) if self.node(id).is_down() => return self.start(id),
             Event::Restart(_) => {}
             Event::Partition => self.partition(),
             Event::Heal => self.network.heal(),
             Event::Tick(id) => self.tick_liar(id),
+            Event::Trouble(id) => self.trouble(id),
             Event::Turn(id) => self.turn_liar(id),
             Event::Rogue(index) => self.tick_rogue(index),
         }
@@ -388,8 +411,7 @@ impl<W: Workload> World<W> {
     }
 
     fn clock(&self, id: ReplicaId) -> Now {
-        let skew = self.node(id).skew();
-        Now { mono: Mono(self.now), wall: Wall(EPOCH + self.now + skew) }
+        Now { mono: Mono(self.now), wall: self.node(id).wall(self.now) }
     }
 
     /// The replicas that are not Byzantine.

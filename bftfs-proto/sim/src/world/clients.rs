@@ -5,11 +5,12 @@ use bftfs_proto::engine::To;
 use bftfs_proto::message::Message;
 use bftfs_proto::types::{ClientId, Mono, Now, Principal, Wall};
 
+use crate::clock::EPOCH;
 use crate::faults::MILLI;
 use crate::invariants::Violation;
 use crate::workload::Workload;
 
-use super::{EPOCH, Event, Mount, World};
+use super::{Event, Mount, World};
 
 /// The pause between two requests of a Byzantine client, in nanoseconds.
 const ROGUE_NANOS: u64 = 50 * MILLI;

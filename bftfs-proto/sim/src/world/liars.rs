@@ -94,7 +94,8 @@ impl<W: Workload> World<W> {
     /// has a reason to leave the first view.
     pub(super) fn is_undisturbed(&self) -> bool {
         let plan = &self.plan;
-        let calm = plan.loss + plan.crash_mean + plan.partition_mean == 0;
+        let sound = plan.stalls + plan.trouble_mean == 0 && self.cast.faulty.is_empty();
+        let calm = sound && plan.loss + plan.crash_mean + plan.partition_mean == 0;
         let first = self.cluster.primary(bftfs_proto::types::View(0));
         let tolerated = self.cast.liars.len() <= self.cluster.f();
         calm && tolerated && plan.sabotage.is_none() && self.rough && self.is_correct(first)

@@ -9,6 +9,7 @@ use bftfs_proto::replica::{Replica, Setup};
 use bftfs_proto::service::Service;
 use bftfs_proto::types::{Lsn, Mono, Now, Seq, Wall};
 
+use crate::clock::Clock;
 use crate::disk::Disk;
 
 /// Something that a replica did, to be judged.
@@ -52,12 +53,13 @@ pub(super) struct Node<S> {
     /// What was done, and the record that it depends on.
     deeds: VecDeque<(Lsn, Deed)>,
     armed: Option<Mono>,
-    now: Mono,
-    skew: u64,
+    clock: Clock,
+    /// It does not start again: what it promised is lost.
+    damaged: bool,
 }
 
 impl<S: Service + Clone> Node<S> {
-    pub(super) fn new(setup: Setup, service: S, skew: u64) -> Self {
+    pub(super) fn new(setup: Setup, service: S, clock: Clock) -> Self {
         Self {
             setup,
             service,
@@ -69,16 +71,19 @@ impl<S: Service + Clone> Node<S> {
             storing: Vec::new(),
             deeds: VecDeque::new(),
             armed: None,
-            now: Mono(0),
-            skew,
+            clock,
+            damaged: false,
         }
     }
 
+    /// Starts the replica, unless its disk is found to be damaged.
     pub(super) fn start(&mut self, now: Now) {
         assert!(self.replica.is_none(), "a node starts when it is down");
         self.life += 1;
-        self.now = now.mono;
-        let (loaded, records) = self.disk.load();
+        let Ok((loaded, records)) = self.disk.load() else {
+            self.damaged = true;
+            return;
+        };
         let replica =
             Replica::recover(self.setup.clone(), self.service.clone(), now, loaded, records);
         self.replica = Some(replica);
@@ -188,28 +193,32 @@ impl<S: Service + Clone> Node<S> {
     }
 
     /// The delay to the timer to set, if a new one is due earlier than the one that is set.
-    pub(super) fn arm(&mut self) -> Option<u64> {
+    pub(super) fn arm(&mut self, now: u64) -> Option<u64> {
         let due = self.replica.as_ref()?.poll_timeout()?;
         if self.armed.is_some_and(|armed| armed <= due) {
             return None;
         }
-        let at = Mono(due.0.max(self.now.0 + 1));
+        let at = Mono(due.0.max(now + 1));
         self.armed = Some(at);
-        Some(at.0 - self.now.0)
+        Some(at.0 - now)
     }
 
     /// Whether the replica's timeout is due now.
-    pub(super) fn on_timer(&mut self, life: u64, now: Now) -> bool {
+    pub(super) fn on_timer(&mut self, life: u64) -> bool {
         if life != self.life {
             return false;
         }
-        self.now = now.mono;
         self.armed = None;
         true
     }
 
     pub(super) fn replica(&self) -> Option<&Replica<S>> {
         self.replica.as_ref()
+    }
+
+    /// The last number executed, if nothing of it can be undone by a crash any more.
+    pub(super) fn executed(&self) -> Option<Seq> {
+        self.replica().filter(|_| self.deeds.is_empty()).map(Replica::executed)
     }
 
     pub(super) fn replica_mut(&mut self) -> Option<&mut Replica<S>> {
@@ -224,8 +233,26 @@ impl<S: Service + Clone> Node<S> {
         self.life
     }
 
-    pub(super) fn skew(&self) -> u64 {
-        self.skew
+    pub(super) fn disk_mut(&mut self) -> &mut Disk {
+        &mut self.disk
+    }
+
+    /// What its wall clock shows.
+    pub(super) fn wall(&self, now: u64) -> Wall {
+        self.clock.wall(now)
+    }
+
+    pub(super) fn set_clock(&mut self, clock: Clock) {
+        self.clock = clock;
+    }
+
+    /// It is down, and may be started.
+    pub(super) fn is_down(&self) -> bool {
+        self.replica.is_none() && !self.damaged
+    }
+
+    pub(super) fn is_damaged(&self) -> bool {
+        self.damaged
     }
 
     pub(super) fn stable(&self) -> Option<u64> {
@@ -233,8 +260,9 @@ impl<S: Service + Clone> Node<S> {
     }
 
     pub(super) fn describe(&self) -> String {
-        self.replica
-            .as_ref()
-            .map_or_else(|| "down".into(), |replica| format!("{:?}", replica.status()))
+        self.replica.as_ref().map_or_else(
+            || if self.damaged { "damaged" } else { "down" }.into(),
+            |replica| format!("{:?}", replica.status()),
+        )
     }
 }

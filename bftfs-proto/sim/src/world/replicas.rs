@@ -4,16 +4,17 @@ use bftfs_proto::auth::verify;
 use bftfs_proto::client::ClientInput;
 use bftfs_proto::engine::{Input, Release, To};
 use bftfs_proto::message::{Data, Message};
-use bftfs_proto::types::{Principal, ReplicaId, Seq, View, Wall};
+use bftfs_proto::types::{Principal, ReplicaId, Seq, View};
 use bftfs_proto::{Digest, replica::Replica};
 
-use crate::faults::Sabotage;
+use crate::clock::Clock;
+use crate::faults::{Faulty, Sabotage};
 use crate::invariants::Violation;
 use crate::rogue::is_rogue;
 use crate::workload::Workload;
 
 use super::node::{Deed, Held};
-use super::{EPOCH, Event, World};
+use super::{Event, World};
 
 /// The digest of a state is computed from nothing for every number that this divides: it costs
 /// more than all the rest of a step.
@@ -43,6 +44,7 @@ impl<W: Workload> World<W> {
 
     pub(super) fn start(&mut self, id: ReplicaId) -> Result<(), Violation> {
         let now = self.clock(id);
+        self.node_mut(id).disk_mut().full = false;
         self.node_mut(id).start(now);
         self.pump(id)?;
         self.note(id, None)
@@ -194,7 +196,7 @@ impl<W: Workload> World<W> {
             self.judge_held(id, &held)?;
         }
         if self.node_mut(id).sync() {
-            let takes = self.rng.u64(0..=self.plan.sync_max);
+            let takes = self.plan.sync_time(&mut self.rng);
             self.after(takes, Event::Synced(id, life));
         }
         let early = self.plan.sabotage == Some(Sabotage::EarlySend);
@@ -209,7 +211,7 @@ impl<W: Workload> World<W> {
                 }
                 Release::Checkpoint(snapshots) => {
                     self.node_mut(id).store(snapshots);
-                    let takes = self.rng.u64(0..=10 * self.plan.sync_max);
+                    let takes = 10 * self.plan.sync_time(&mut self.rng);
                     self.after(takes, Event::Stored(id, life));
                 }
                 Release::Truncate(seq) => self.node_mut(id).truncate(seq),
@@ -221,7 +223,8 @@ impl<W: Workload> World<W> {
                 }
             }
         }
-        if let Some(delay) = self.node_mut(id).arm() {
+        let now = self.now;
+        if let Some(delay) = self.node_mut(id).arm(now) {
             self.after(delay, Event::Timer(id, life));
         }
         Ok(())
@@ -233,7 +236,9 @@ impl<W: Workload> World<W> {
             return Ok(());
         }
         self.history.stood_by(held.digest, &held.requests);
-        let skew = self.correct().map(|id| self.node(id).skew()).max().unwrap_or(0);
-        self.history.time(id, held.time, Wall(EPOCH + self.now + skew))
+        if self.cast.faulty.get(&id) == Some(&Faulty::Clock) {
+            return Ok(());
+        }
+        self.history.time(id, held.time, Clock::latest(self.now))
     }
 }

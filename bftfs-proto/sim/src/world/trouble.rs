@@ -1,0 +1,70 @@
+//! Troubles of single replicas with their disks and clocks.
+
+use bftfs_proto::types::ReplicaId;
+
+use super::{Event, World};
+use crate::clock::Clock;
+use crate::disk::Rot;
+use crate::faults::{Faulty, MILLI};
+use crate::workload::Workload;
+
+impl<W: Workload> World<W> {
+    pub(super) fn schedule_trouble(&mut self, id: ReplicaId) {
+        if self.plan.trouble_mean > 0 {
+            let at = self.rng.u64(0..=2 * self.plan.trouble_mean);
+            self.after(at, Event::Trouble(id));
+        }
+    }
+
+    /// Something goes wrong with a replica's disk or clock: what may go wrong with any, or with
+    /// those that are faulty.
+    pub(super) fn trouble(&mut self, id: ReplicaId) {
+        if !self.rough {
+            return;
+        }
+        self.troubles += 1;
+        self.schedule_trouble(id);
+        match (self.cast.faulty.get(&id), self.rng.u8(0..3)) {
+            (Some(Faulty::Disk), 0 | 1) => self.damage(id),
+            (Some(Faulty::Clock), _) => {
+                let clock = Clock::wild(&mut self.rng);
+                self.node_mut(id).set_clock(clock);
+            }
+            (_, 0) => self.node_mut(id).disk_mut().full = true,
+            _ => {
+                let clock = Clock::tame(&mut self.rng, self.plan.skew);
+                self.node_mut(id).set_clock(clock);
+            }
+        }
+    }
+
+    /// Damages what is on a disk. Its replica finds out when it starts the next time: soon, often.
+    fn damage(&mut self, id: ReplicaId) {
+        let all = [Rot::Record, Rot::Misdirected, Rot::Block, Rot::Superblock];
+        let rot = all[self.rng.usize(0..all.len())];
+        let node = &mut self.nodes[id.0 as usize];
+        node.disk_mut().befall(&mut self.rng, rot);
+        if self.rng.bool() {
+            let at = self.rng.u64(0..300 * MILLI);
+            self.after(at, Event::Crash(id));
+        }
+    }
+
+    /// A replica that cannot write what it promised stops; somebody makes room and starts it.
+    pub(super) fn stops_for_room(&mut self, id: ReplicaId, life: u64) -> bool {
+        if life != self.node(id).life() || !self.node(id).disk().full {
+            return false;
+        }
+        let cluster = self.cluster.id;
+        self.node_mut(id).crash(&cluster, 0, false);
+        self.stops += 1;
+        let down = self.rng.u64(0..=self.plan.down_max);
+        self.after(down, Event::Restart(id));
+        true
+    }
+
+    /// Every disk has room again.
+    pub(super) fn make_room(&mut self) {
+        self.nodes.iter_mut().for_each(|node| node.disk_mut().full = false);
+    }
+}
