@@ -73,6 +73,12 @@ impl History {
         }
     }
 
+    /// What was decided for a number, if a replica was seen to execute it.
+    #[must_use]
+    pub fn decided(&self, seq: Seq) -> Option<Digest> {
+        self.decided.get(&seq).copied()
+    }
+
     /// I4 (validity, section 4.1): whatever is executed was asked for by the client in whose name
     /// it is. That nothing is executed twice, the workload's judge sees.
     fn validity(&self, seq: Seq, digest: &Digest) -> Result<(), Violation> {

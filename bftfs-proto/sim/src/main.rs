@@ -8,7 +8,7 @@ use std::time::Instant;
 use bftfs_adversary::Role;
 use bftfs_sim::faults::Sabotage;
 use bftfs_sim::trace::note_panics;
-use bftfs_sim::workload::ListsLoad;
+use bftfs_sim::workload::{FilesLoad, ListsLoad};
 use bftfs_sim::{Choices, Report, World};
 use clap::{Parser, ValueEnum as _};
 
@@ -40,6 +40,9 @@ struct Arguments {
     /// Replicas with bad disks or clocks; chosen by each seed if not given.
     #[arg(long)]
     faulty: Option<usize>,
+    /// What clients do; by turns if not given.
+    #[arg(long)]
+    workload: Option<Load>,
     /// Seeds that run at the same time.
     #[arg(long, default_value_t = 1)]
     jobs: usize,
@@ -52,6 +55,15 @@ struct Arguments {
     /// Say how each seed went.
     #[arg(long)]
     verbose: bool,
+}
+
+/// What clients do.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Load {
+    /// They append to lists and put to registers.
+    Lists,
+    /// They use a file system.
+    Files,
 }
 
 /// The rules that can be broken.
@@ -83,6 +95,8 @@ struct Totals {
     nanos: u64,
     completed: u64,
     crashes: u64,
+    stops: u64,
+    damaged: u64,
     transfers: u64,
     fast_reads: u64,
     beyond_checkpoint: u64,
@@ -95,14 +109,14 @@ impl Totals {
     fn add(&mut self, report: &Report) {
         self.failed += u64::from(report.violation.is_some());
         self.with_liars += u64::from(!report.cast.liars.is_empty());
-    stops: u64,
-    damaged: u64,
         self.refused += report.refused;
         self.view_changes += report.view;
         self.events += report.events;
         self.nanos += report.nanos;
         self.completed += report.completed;
         self.crashes += report.crashes;
+        self.stops += report.stops;
+        self.damaged += report.damaged;
         self.transfers += report.transfers;
         self.fast_reads += report.fast_reads;
         self.beyond_checkpoint += u64::from(report.stable > 0);
@@ -115,8 +129,6 @@ fn main() -> ExitCode {
     let began = Instant::now();
     let totals = run_all(&arguments);
     summarise(&arguments, &totals, began.elapsed().as_secs_f64());
-        self.stops += report.stops;
-        self.damaged += report.damaged;
     if totals.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -166,9 +178,14 @@ fn run(arguments: &Arguments, seed: u64) -> Report {
         role: arguments.role,
         backups_only: arguments.backups_only,
         rogues: arguments.rogues,
+        faulty: arguments.faulty,
         sabotage: arguments.sabotage.map(Into::into),
     };
-    let once = || World::new(seed, &choices, ListsLoad::default()).run();
+    let by_turns = if seed.is_multiple_of(2) { Load::Files } else { Load::Lists };
+    let once = || match arguments.workload.unwrap_or(by_turns) {
+        Load::Lists => World::new(seed, &choices, ListsLoad::default()).run(),
+        Load::Files => World::new(seed, &choices, FilesLoad::of(seed)).run(),
+    };
     let mut report = once();
     if arguments.twice && once().trace != report.trace {
         report.violation = Some("the same seed gave two different runs".into());
@@ -178,7 +195,6 @@ fn run(arguments: &Arguments, seed: u64) -> Report {
 
 /// The options that a run depends on, as they were given.
 fn options(arguments: &Arguments) -> String {
-        faulty: arguments.faulty,
     let mut options = String::new();
     let mut add = |name: &str, value: Option<String>| {
         if let Some(value) = value {
@@ -189,6 +205,9 @@ fn options(arguments: &Arguments) -> String {
     add("role", arguments.role.map(|role| role.to_string()));
     add("liars", arguments.liars.map(|n| n.to_string()));
     add("rogues", arguments.rogues.map(|n| n.to_string()));
+    add("faulty", arguments.faulty.map(|n| n.to_string()));
+    let load = arguments.workload.and_then(|load| load.to_possible_value());
+    add("workload", load.map(|load| load.get_name().into()));
     let rule = arguments.sabotage.and_then(|rule| rule.to_possible_value());
     add("sabotage", rule.map(|rule| rule.get_name().into()));
     if arguments.backups_only {
@@ -205,10 +224,11 @@ fn summarise(arguments: &Arguments, totals: &Totals, seconds: f64) {
          {} stops for want of room, {} damaged disks, {} state transfers, {} views, {} runs with Byzantine replicas, {} frames refused, \
          {} runs with a stable checkpoint, {per_minute:.0} seeds a minute",
         totals.events,
-    add("faulty", arguments.faulty.map(|n| n.to_string()));
         totals.completed,
         totals.fast_reads,
         totals.crashes,
+        totals.stops,
+        totals.damaged,
         totals.transfers,
         totals.view_changes,
         totals.with_liars,
@@ -217,5 +237,3 @@ fn summarise(arguments: &Arguments, totals: &Totals, seconds: f64) {
     );
     println!("{} passed, {} failed", arguments.count - totals.failed, totals.failed);
 }
-        totals.stops,
-        totals.damaged,

@@ -1,7 +1,19 @@
-//! A second, tiny service on the same core: a map of lists to which clients append.
+//! A map of registers: how another service runs on the same core.
 //!
-//! It is the smallest example of a [`Service`], and the one whose histories are easiest to judge:
-//! a list shows in which order appends took place, and whether one took place twice.
+//! The agreement knows nothing of files. To replicate something else:
+//!
+//! 1. Say what can be asked and told, and encode both: here [`Ask`] and [`Told`], by `codec`.
+//! 2. Implement [`Service`]. Its state is the [`Tree`] that it is handed, and nothing else: what is
+//!    in the tree is in checkpoints, and fetched by replicas that fell behind.
+//! 3. Be a function of the arguments alone. Time is in the [`Context`]; there is no clock, no
+//!    randomness, no file. Limits are the service's own, such as [`VALUE_BYTES_MAX`], never the
+//!    machine's. Bytes that make no sense get a result that says so: clients may lie as well.
+//! 4. Answer in [`Service::query`] what changes nothing, and only that. It is what lets a client
+//!    read without ordering.
+//! 5. Let go in [`Service::session_closed`] of what a client's session held, such as locks.
+//!
+//! Then `Replica::recover` takes the service, and clients submit encoded operations. Run
+//! `cargo run -p bftfs-sim --example registers` to see four replicas do it, driven by hand.
 
 use bftfs_proto::Tree;
 use bftfs_proto::codec;
@@ -10,50 +22,81 @@ use bftfs_proto::types::{SessionId, Wall};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// What can be asked of the lists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Bytes of a register's name, at least one.
+pub const NAME_BYTES_MAX: usize = 64;
+/// Bytes of a register's value.
+pub const VALUE_BYTES_MAX: usize = 1 << 16;
+
+/// What can be asked of the registers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ask {
-    /// Append this number to this list; the result is the list's new length.
-    Append(u8, u64),
-    /// The whole of this list.
-    Get(u8),
+    /// What is in this register? Gives [`Told::Value`].
+    Get(Bytes),
+    /// Put this into this register. Gives [`Told::Length`].
+    Put(Bytes, Bytes),
+    /// Append this to what is in this register. Gives [`Told::Length`].
+    Append(Bytes, Bytes),
+    /// Put `new` into a register if `old` is what is in it. Gives [`Told::Length`], or
+    /// [`Told::Value`] if something else is in it.
+    Swap {
+        /// Which register.
+        name: Bytes,
+        /// What must be in it.
+        old: Option<Bytes>,
+        /// What is to be in it.
+        new: Bytes,
+    },
 }
 
-/// The result of an [`Ask`], or `Malformed`.
+impl Ask {
+    /// The bytes to submit.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        codec::encode(self).into()
+    }
+}
+
+/// The result of an [`Ask`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Told {
-    /// The length after an append.
+    /// What is in the register.
+    Value(Option<Bytes>),
+    /// The length of what the register now holds.
     Length(u64),
-    /// A list.
-    List(Vec<u64>),
+    /// Nothing was done: the name or the value would be too long.
+    TooLong,
     /// The bytes were no [`Ask`].
     Malformed,
 }
 
 /// The service.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Lists;
+pub struct Registers;
 
-impl Lists {
-    /// The list under `key`.
+impl Registers {
+    /// What is in a register.
     #[must_use]
-    pub fn list(state: &Tree, key: u8) -> Vec<u64> {
-        state.get(&[key]).and_then(|bytes| codec::decode(bytes).ok()).unwrap_or_default()
+    pub fn value(state: &Tree, name: &[u8]) -> Option<Bytes> {
+        state.get(name).map(Bytes::copy_from_slice)
     }
 }
 
-impl Service for Lists {
+impl Service for Registers {
     fn genesis(&self, _: &mut Tree) {}
 
-    fn execute(&self, state: &mut Tree, context: &Context, operation: &Bytes) -> Bytes {
+    fn execute(&self, state: &mut Tree, _: &Context, operation: &Bytes) -> Bytes {
         let told = match codec::decode(operation) {
-            Ok(Ask::Append(key, number)) => {
-                let mut list = Self::list(state, key);
-                list.push(number);
-                state.insert(&[key], codec::encode(&list));
-                Told::Length(list.len() as u64)
+            Ok(Ask::Get(name)) => Told::Value(Self::value(state, &name)),
+            Ok(Ask::Put(name, value)) => put(state, &name, value.into()),
+            Ok(Ask::Append(name, more)) => {
+                let mut value = state.get(&name).unwrap_or_default().to_vec();
+                value.extend_from_slice(&more);
+                put(state, &name, value)
             }
-            Ok(Ask::Get(_)) => return self.query(state, context, operation).unwrap_or_default(),
+            Ok(Ask::Swap { name, old, new }) => match Self::value(state, &name) {
+                now if now == old => put(state, &name, new.into()),
+                now => Told::Value(now),
+            },
             Err(_) => Told::Malformed,
         };
         codec::encode(&told).into()
@@ -61,10 +104,21 @@ impl Service for Lists {
 
     fn query(&self, state: &Tree, _: &Context, operation: &Bytes) -> Option<Bytes> {
         match codec::decode(operation) {
-            Ok(Ask::Get(key)) => Some(codec::encode(&Told::List(Self::list(state, key))).into()),
-            Ok(Ask::Append(..)) | Err(_) => None,
+            Ok(Ask::Get(name)) => {
+                Some(codec::encode(&Told::Value(Self::value(state, &name))).into())
+            }
+            Ok(Ask::Put(..) | Ask::Append(..) | Ask::Swap { .. }) | Err(_) => None,
         }
     }
 
     fn session_closed(&self, _: &mut Tree, _: SessionId, _: Wall) {}
+}
+
+fn put(state: &mut Tree, name: &[u8], value: Vec<u8>) -> Told {
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || value.len() > VALUE_BYTES_MAX {
+        return Told::TooLong;
+    }
+    let length = value.len() as u64;
+    state.insert(name, value);
+    Told::Length(length)
 }

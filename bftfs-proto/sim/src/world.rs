@@ -3,9 +3,10 @@
 mod clients;
 mod liars;
 mod node;
+mod order;
 mod replicas;
-
 mod trouble;
+
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -58,8 +59,8 @@ enum Event {
     Crash(ReplicaId),
     PowerCut,
     Restart(ReplicaId),
-    Partition,
     Trouble(ReplicaId),
+    Partition,
     Heal,
     /// A Byzantine replica says what nobody asked for.
     Tick(ReplicaId),
@@ -100,13 +101,13 @@ pub struct Report {
     pub completed: u64,
     /// Crashes of replicas.
     pub crashes: u64,
-    /// State transfers completed, stable checkpoints and fast reads, to see that runs reach them.
     /// Troubles of replicas with disks and clocks.
     pub troubles: u64,
     /// Stops of replicas whose disks were full.
     pub stops: u64,
     /// Replicas that did not start again with what was on their disks.
     pub damaged: u64,
+    /// State transfers completed, stable checkpoints and fast reads, to see that runs reach them.
     pub transfers: u64,
     /// The highest stable checkpoint.
     pub stable: u64,
@@ -142,9 +143,9 @@ pub struct World<W: Workload> {
     last_events: Trace<Event>,
     steps: u64,
     crashes: u64,
-    transfers: u64,
     troubles: u64,
     stops: u64,
+    transfers: u64,
     refused: u64,
 }
 
@@ -214,9 +215,9 @@ impl<W: Workload> World<W> {
             last_events: Trace::default(),
             steps: 0,
             crashes: 0,
-            transfers: 0,
             troubles: 0,
             stops: 0,
+            transfers: 0,
             refused: 0,
             rough: true,
             cluster,
@@ -249,10 +250,10 @@ impl<W: Workload> World<W> {
             nanos: self.now,
             completed: asked - self.outstanding.len() as u64,
             crashes: self.crashes,
-            transfers: self.transfers,
             troubles: self.troubles,
             stops: self.stops,
             damaged: self.nodes.iter().filter(|node| node.is_damaged()).count() as u64,
+            transfers: self.transfers,
             stable,
             fast_reads: fast,
             refused: self.refused,
@@ -275,8 +276,10 @@ impl<W: Workload> World<W> {
             self.step()?;
         }
         self.judge_states()?;
-        let witness = self.correct().find_map(|id| self.node(id).replica());
-        witness.map_or(Ok(()), |replica| self.workload.judge(replica.tree()))
+        let Some(witness) = self.correct().find_map(|id| self.node(id).replica()) else {
+            return Err("I13: nobody is up".into());
+        };
+        self.workload.judge(&self.order(witness.executed())?, witness.tree())
     }
 
     fn begin(&mut self) -> Result<(), Violation> {
@@ -284,10 +287,10 @@ impl<W: Workload> World<W> {
         for id in self.cluster.ids() {
             self.start(id)?;
             self.schedule_crash(id);
+            self.schedule_trouble(id);
         }
         if self.plan.partition_mean > 0 {
             self.after(self.plan.partition_mean, Event::Partition);
-            self.schedule_trouble(id);
         }
         if self.plan.power_cuts && self.plan.crash_mean > 0 {
             let at = self.rng.u64(0..FAULTS_NANOS);
@@ -305,10 +308,10 @@ impl<W: Workload> World<W> {
         self.rough = false;
         self.plan = self.plan.calm();
         self.network.heal();
+        self.make_room();
         for id in self.cluster.ids() {
             if self.node(id).is_down() {
                 self.start(id)?;
-        self.make_room();
             }
         }
         Ok(())
@@ -361,17 +364,17 @@ impl<W: Workload> World<W> {
                 return if due { self.input(id, Input::Timeout) } else { Ok(()) };
             }
             Event::ClientTimer(id) => return self.on_client_timer(id),
+            Event::Synced(id, life) | Event::Stored(id, life) if self.stops_for_room(id, life) => {}
             Event::Synced(id, life) => return self.on_synced(id, life),
             Event::Stored(id, life) => return self.on_stored(id, life),
             Event::Crash(id) => self.crash(id),
-            Event::Synced(id, life) | Event::Stored(id, life) if self.stops_for_room(id, life) => {}
             Event::PowerCut => self.cluster.ids().for_each(|id| self.crash(id)),
             Event::Restart(id) if self.node(id).is_down() => return self.start(id),
             Event::Restart(_) => {}
+            Event::Trouble(id) => self.trouble(id),
             Event::Partition => self.partition(),
             Event::Heal => self.network.heal(),
             Event::Tick(id) => self.tick_liar(id),
-            Event::Trouble(id) => self.trouble(id),
             Event::Turn(id) => self.turn_liar(id),
             Event::Rogue(index) => self.tick_rogue(index),
         }

@@ -53,7 +53,7 @@ impl<W: Workload> World<W> {
                 ClientOutput::Complete { ticket, result } => {
                     let result = result.map_err(|why| format!("I13: {ticket} failed: {why}"))?;
                     self.outstanding.remove(&ticket);
-                    self.workload.told(ticket, &result, self.now)?;
+                    self.workload.told(ticket, &result)?;
                 }
             }
         }
@@ -88,7 +88,7 @@ impl<W: Workload> World<W> {
             *asked += 1;
             let ticket = (u64::from(id.0) + 1) * 1_000_000 + *asked;
             self.outstanding.insert(ticket, id);
-            let (operation, how) = self.workload.ask(&mut self.rng, ticket, self.now);
+            let (operation, how) = self.workload.ask(&mut self.rng, ticket);
             let deadline = Mono(u64::MAX);
             let now = self.client_clock();
             if let Some((client, _)) = self.clients.get_mut(&id) {
