@@ -96,6 +96,10 @@ const READ_NANOS: u64 = 100_000_000;
 /// agree on, in nanoseconds.
 const REPLIER_NANOS: u64 = 20_000_000;
 
+/// How often all are asked for the whole of an answer that a quorum agrees on before it counts as
+/// lost. Large ones are in memory only: after a power cut nobody may have it any more.
+const ASKS_MAX: u32 = 4;
+
 /// What a client did, for people and for benchmarks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClientStats {
@@ -401,14 +405,16 @@ impl Client {
     fn retry(&mut self, tag: Tag) {
         self.stats.retries += 1;
         let Some(call) = self.calls.get_mut(&tag) else { return };
-        if call.agreed.is_some()
-            && let Some(replier) = call.replier()
-        {
-            let failings = self.failings.entry(replier).or_default();
-            *failings = (*failings + 1).min(8);
+        if call.agreed.is_some() {
+            call.asks += 1;
+            if let Some(replier) = call.replier() {
+                let failings = self.failings.entry(replier).or_default();
+                *failings = (*failings + 1).min(8);
+            }
         }
         match tag {
             Tag::Read(..) => self.fall_back(tag),
+            Tag::Ordered(..) if call.asks > ASKS_MAX => self.finish(tag, Answer::Forgotten),
             Tag::Ordered(..) | Tag::Open(_) => {
                 let message = match call.agreed {
                     Some(_) => Message::Ask(tag),

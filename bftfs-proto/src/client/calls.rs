@@ -25,6 +25,8 @@ pub(super) struct Call {
     pub(super) tally: Tally,
     /// A quorum agrees on this digest, and the whole answer is still to come.
     pub(super) agreed: Option<Digest>,
+    /// How often all were asked for it.
+    pub(super) asks: u32,
     pub(super) pause: u64,
     pub(super) retry_at: Mono,
     /// When this call stands in the index of due times.
@@ -52,6 +54,7 @@ impl Call {
             message,
             tally: Tally::default(),
             agreed: None,
+            asks: 0,
             pause: 0,
             retry_at: now.after(RETRY_NANOS),
             indexed: now,
@@ -67,6 +70,7 @@ impl Call {
     pub(super) fn reset(&mut self) {
         self.tally = Tally::default();
         self.agreed = None;
+        self.asks = 0;
         self.pause = 0;
     }
 

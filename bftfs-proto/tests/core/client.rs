@@ -161,6 +161,18 @@ fn an_answer_that_a_quorum_agrees_on_is_asked_for_if_it_does_not_come() {
 }
 
 #[test]
+fn an_answer_that_nobody_kept_is_given_up_and_its_slot_is_free_again() {
+    let mut mount = Mount::new();
+    mount.submit(1, How::Ordered, b"x");
+    let digest = result(b"x").digest(&id());
+    let without = Reply { tag: ordered(1), view: View(0), digest, answer: None };
+    (0..3).for_each(|by| drop(mount.hear(by, &Message::Reply(without.clone()))));
+    (0..4).for_each(|_| assert_eq!(mount.tick(), [Said::Ask(ordered(1))]));
+    assert_eq!(mount.tick(), [Said::Done(1, Err(Failure::ResultLost))]);
+    assert_eq!(mount.submit(2, How::Ordered, b"y"), [operation(2, b"y")]);
+}
+
+#[test]
 fn a_request_without_an_answer_is_sent_again_unchanged() {
     let mut mount = Mount::new();
     mount.submit(1, How::Ordered, b"x");
