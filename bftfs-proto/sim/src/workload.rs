@@ -35,6 +35,11 @@ pub trait Workload {
     /// A violation that shows at once.
     fn told(&mut self, ticket: u64, result: &Bytes) -> Result<(), Violation>;
 
+    /// Whether the result of an operation may be lost: a large one, that no replica keeps on disk.
+    fn may_be_lost(&self, _ticket: u64) -> bool {
+        false
+    }
+
     /// Judges the whole history against the decided order and the final state.
     ///
     /// # Errors

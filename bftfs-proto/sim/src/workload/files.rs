@@ -7,6 +7,7 @@ use bftfs_fs::{
 use bftfs_fs_reference::{Circumstances, Reference};
 use bftfs_proto::Tree;
 use bftfs_proto::client::How;
+use bftfs_proto::config::RESULT_CACHED_BYTES_MAX;
 use bftfs_proto::service::{Context, Service};
 use bftfs_proto::types::{ClientId, SessionId, Wall};
 use bytes::Bytes;
@@ -19,6 +20,9 @@ use crate::order::Order;
 
 /// Files that clients remember having been told of.
 const KNOWN_MAX: usize = 24;
+
+/// Bytes of a read whose result replicas keep in any case.
+const KEPT_MAX: usize = RESULT_CACHED_BYTES_MAX - 64;
 
 /// Any operation on few files, so that clients meet.
 #[derive(Debug)]
@@ -104,6 +108,12 @@ impl Workload for FilesLoad {
             Err(_) => return Err(format!("I10: {ticket} was told what is no outcome")),
         }
         self.calls.told(ticket, result)
+    }
+
+    fn may_be_lost(&self, ticket: u64) -> bool {
+        let call = self.calls.get(ticket).and_then(|call| Call::decode(&call.operation).ok());
+        let operation = call.map(|call| call.operation);
+        matches!(operation, Some(Operation::Read { length, .. }) if length as usize > KEPT_MAX)
     }
 
     fn judge(&self, order: &Order, state: &Tree) -> Result<(), Violation> {

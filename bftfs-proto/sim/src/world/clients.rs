@@ -1,6 +1,6 @@
 //! Clients: what they ask for, and the Byzantine ones among them.
 
-use bftfs_proto::client::{ClientInput, ClientOutput};
+use bftfs_proto::client::{ClientInput, ClientOutput, Failure};
 use bftfs_proto::engine::To;
 use bftfs_proto::message::Message;
 use bftfs_proto::types::{ClientId, Mono, Now, Principal, Wall};
@@ -51,9 +51,12 @@ impl<W: Workload> World<W> {
                     self.send(Principal::Client(self.client_of(id)), to, &message);
                 }
                 ClientOutput::Complete { ticket, result } => {
-                    let result = result.map_err(|why| format!("I13: {ticket} failed: {why}"))?;
                     self.outstanding.remove(&ticket);
-                    self.workload.told(ticket, &result)?;
+                    match result {
+                        Ok(result) => self.workload.told(ticket, &result)?,
+                        Err(Failure::ResultLost) if self.workload.may_be_lost(ticket) => {}
+                        Err(why) => return Err(format!("I13: {ticket} failed: {why}")),
+                    }
                 }
             }
         }
