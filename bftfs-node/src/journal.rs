@@ -233,14 +233,20 @@ impl Journal {
     }
 
     fn take_spare(&mut self) -> io::Result<Segment> {
-        self.prepare_spare();
+        self.make_spare();
         let spare = self.spare.take().expect("made just now if there was none");
         spare.join().map_err(|_| io::Error::other("the thread that makes segments panicked"))?
     }
 
-    /// Has a segment made, if there is none to go on with.
+    /// Has a segment made, if there may be none to go on with.
     fn prepare_spare(&mut self) {
-        if !self.free.is_empty() || self.spare.is_some() {
+        if self.free.is_empty() {
+            self.make_spare();
+        }
+    }
+
+    fn make_spare(&mut self) {
+        if self.spare.is_some() {
             return;
         }
         let (dir, id, options) = (self.dir.clone(), self.next_id, self.options);

@@ -370,6 +370,20 @@ fn a_full_disk_is_an_error() {
 }
 
 #[test]
+fn it_goes_on_beside_free_segments_of_another_size() {
+    let dir = TempDir::new().unwrap();
+    let (mut journal, _) = open(dir.path()).unwrap();
+    (1..=10).for_each(|id| journal.append(&[entry(id, 10000)]).unwrap());
+    journal.truncate(10);
+    journal.append(&[entry(11, 10)]).unwrap();
+    drop(journal);
+    let larger = Options { segment_bytes: 2 * options().segment_bytes, ..options() };
+    let mut journal = data::open(dir.path(), &IDENTITY, &larger).unwrap().journal;
+    assert!(!journal.free.is_empty(), "there is one of the old size");
+    (12..=40).for_each(|id| journal.append(&[entry(id, 10000)]).unwrap());
+}
+
+#[test]
 fn both_durabilities_read_the_same_files() {
     let dir = TempDir::new().unwrap();
     for (round, durability) in
