@@ -180,6 +180,10 @@ impl<S: Service> Replica<S> {
 
     /// The next output, in order. Drain to `None` before the next input.
     pub fn poll_output(&mut self) -> Option<Output> {
+        // Nor does it say what else came of the input by which it fell silent.
+        if self.diverged {
+            self.outputs.clear();
+        }
         self.outputs.pop_front()
     }
 

@@ -218,7 +218,6 @@ impl<S: Service> Replica<S> {
     /// What this replica holds cannot be: it says nothing more.
     pub(super) fn fall_silent(&mut self) {
         self.diverged = true;
-        self.outputs.clear();
     }
 
     pub(super) fn cut_log(&mut self, seq: Seq) {

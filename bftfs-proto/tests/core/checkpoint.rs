@@ -98,6 +98,26 @@ fn a_replica_whose_state_differs_from_a_quorums_falls_silent() {
 }
 
 #[test]
+fn a_replica_that_falls_silent_while_it_executes_says_nothing_of_what_follows() {
+    let mut node = Node::new(1);
+    node.run_to(K - 1);
+    for by in [0, 2, 3] {
+        node.hear(replica(by), &signed_claim(by, K, Digest::ZERO));
+    }
+    let (last, next) = (append(K - 1, b"x"), append(K, b"x"));
+    for (seq, request) in [(K + 1, &next), (K, &last)] {
+        let batch = batch(&[request]);
+        node.ask(request);
+        node.hear(replica(0), &pre_prepare(seq, &batch));
+        node.hear(replica(2), &prepare(seq, &batch));
+        node.hear(replica(0), &commit(seq, &batch));
+        let outputs = node.hear(replica(2), &commit(seq, &batch));
+        assert_eq!(outputs, [], "neither the next batch nor its answers");
+    }
+    assert!(node.replica.status().diverged);
+}
+
+#[test]
 fn a_window_above_the_stable_checkpoint_is_open() {
     let (mut node, state, _) = at_checkpoint();
     node.refuses(replica(0), &pre_prepare(L + 1, &batch(&[])), "Watermark");
