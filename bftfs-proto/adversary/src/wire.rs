@@ -172,7 +172,8 @@ impl Garbage {
         match mind.rng.u32(0..4) {
             0 => {
                 let (active, suspects) = (true, true);
-                Message::Status(Status { view, active, suspects, stable, executed, slots })
+                let awaits = None;
+                Message::Status(Status { view, active, suspects, awaits, stable, executed, slots })
             }
             1 => {
                 let batches = vec![(executed.next(), Digest::ZERO); slots.len()];

@@ -142,10 +142,9 @@ impl Disk {
                 self.promised = self.promised.max(*view);
                 return;
             }
-            Record::Claimed(_)
-            | Record::Recovery(_)
-            | Record::Stable(..)
-            | Record::NewView(_) => return,
+            Record::Claimed(_) | Record::Recovery(_) | Record::Stable(..) | Record::NewView(_) => {
+                return;
+            }
         };
         self.votes.insert(vote);
     }
