@@ -105,7 +105,9 @@ impl Pool {
         })
     }
 
-    /// Takes in a body that is authentic to this replica, when `executed` was executed last.
+    /// Takes in a body that is authentic to this replica, when `executed` was executed last. One that
+    /// was checked takes the place of one that was not: a client may show the same request with
+    /// different signatures.
     pub(super) fn add(
         &mut self,
         digest: Digest,
@@ -115,7 +117,10 @@ impl Pool {
         executed: Seq,
     ) -> Result<(), Reject> {
         if let Some(body) = self.bodies.get_mut(&digest) {
-            body.verified |= verified;
+            if verified && !body.verified {
+                body.request = request;
+                body.verified = true;
+            }
             return Err(Reject::Stale);
         }
         let queue = self.queues.entry(request.client).or_default();

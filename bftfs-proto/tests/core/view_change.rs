@@ -5,7 +5,7 @@ use bftfs_proto::auth::Signature;
 use bftfs_proto::config::VIEW_TIMEOUT_NANOS;
 use bftfs_proto::engine::Record;
 use bftfs_proto::message::{
-    Batch, Checkpoint, Data, Message, NewView, PrePrepare, Status, ViewChange, Vote,
+    Batch, Checkpoint, Data, Fetch, Message, NewView, PrePrepare, Status, ViewChange, Vote,
 };
 use bftfs_proto::replica::{Choice, choose};
 use bftfs_proto::types::{ReplicaId, Seq, View};
@@ -133,6 +133,21 @@ fn a_request_that_waits_is_shown_to_the_primary() {
     let mut primary = Node::new(0);
     let out = primary.hear(replica(1), &Message::Data(Data::Request(open(1, 9))));
     assert_eq!(out.len(), 2, "it is ordered");
+}
+
+#[test]
+fn a_relayed_request_takes_the_place_of_one_with_a_bad_signature() {
+    let (mut primary, good) = (Node::new(0), open(1, 9));
+    // The pipeline is full, so that what its client sends has to wait.
+    (10..14).for_each(|nonce| assert_eq!(primary.ask(&open(2, nonce)).len(), 2));
+    let mut bad = good.clone();
+    bad.signature = open(1, 10).signature;
+    assert_eq!(primary.ask(&bad), []);
+    primary.hear(replica(1), &Message::Data(Data::Request(good.clone())));
+    let fetched =
+        primary.hear(replica(2), &Message::Fetch(vec![Fetch::Request(good.digest(&id()))]));
+    let data = Message::Data(Data::Request(good));
+    assert_eq!(fetched, [to_one(replica(2), data, 4)]);
 }
 
 #[test]
