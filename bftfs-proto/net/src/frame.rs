@@ -9,15 +9,31 @@ pub(crate) const LENGTH_BYTES: usize = 4;
 /// Bytes that an encoded message grows by on the wire.
 pub(crate) const OVERHEAD_BYTES: usize = LENGTH_BYTES + MAC_BYTES;
 
-/// What precedes `encoded` on the wire.
-pub(crate) fn header(key: &MacKey, encoded: &[u8]) -> [u8; OVERHEAD_BYTES] {
-    let mut header = [0; OVERHEAD_BYTES];
-    let bytes = MAC_BYTES + encoded.len();
-    let length = u32::try_from(bytes).expect("our own messages are far below 4 GiB");
-    let (front, mac) = header.split_at_mut(LENGTH_BYTES);
-    front.copy_from_slice(&length.to_le_bytes());
-    mac.copy_from_slice(&key.tag(encoded));
-    header
+/// A message on its way out, for one peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Frame {
+    /// What precedes it on the wire: its length and its MAC.
+    pub header: [u8; OVERHEAD_BYTES],
+    /// The encoded message.
+    pub encoded: Bytes,
+}
+
+impl Frame {
+    /// The frame of an encoded message under the key of a connection.
+    pub(crate) fn seal(key: &MacKey, encoded: Bytes) -> Self {
+        let mut header = [0; OVERHEAD_BYTES];
+        let bytes = MAC_BYTES + encoded.len();
+        let length = u32::try_from(bytes).expect("our own messages are far below 4 GiB");
+        let (front, mac) = header.split_at_mut(LENGTH_BYTES);
+        front.copy_from_slice(&length.to_le_bytes());
+        mac.copy_from_slice(&key.tag(&encoded));
+        Self { header, encoded }
+    }
+
+    /// Its bytes on the wire.
+    pub(crate) fn len(&self) -> usize {
+        OVERHEAD_BYTES + self.encoded.len()
+    }
 }
 
 /// Cuts what arrives into frames.
@@ -65,11 +81,13 @@ mod tests {
 
     #[test]
     fn frames_survive_any_cutting() {
-        let messages: [&[u8]; 3] = [b"one", b"", &[7; 5000]];
+        let messages: [&'static [u8]; 3] = [b"one", b"", &[7; 5000]];
         let mut wire = Vec::new();
         for message in messages {
-            wire.extend_from_slice(&header(&key(), message));
-            wire.extend_from_slice(message);
+            let frame = Frame::seal(&key(), Bytes::from_static(message));
+            wire.extend_from_slice(&frame.header);
+            wire.extend_from_slice(&frame.encoded);
+            assert_eq!(frame.len(), OVERHEAD_BYTES + message.len());
         }
         for size in [1, 3, 19, 20, 4096, wire.len()] {
             let mut decoder = Decoder::default();

@@ -17,4 +17,6 @@ pub use client::ClientHandle;
 pub use clock::Clock;
 pub use cluster_file::{ClusterFile, Durability};
 pub use identity::Identity;
+#[cfg(feature = "byzantine")]
+pub use links::Forged;
 pub use links::{Event, Links};

@@ -8,6 +8,8 @@ mod accept;
 mod connection;
 mod dial;
 mod endpoint;
+#[cfg(feature = "byzantine")]
+mod forged;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -26,12 +28,13 @@ use tracing::warn;
 
 use crate::cluster_file::ClusterFile;
 use crate::counters::{CounterReport, Counters, kind};
-use crate::frame::OVERHEAD_BYTES;
 use crate::identity::{Identity, IdentityError};
 use crate::members::Members;
 use crate::tls::{TlsError, Trust};
 
-use connection::Connection;
+use connection::{Connection, Queued};
+#[cfg(feature = "byzantine")]
+pub use forged::Forged;
 
 /// Events that wait for the driver. When it is full, the links stop reading.
 const EVENTS_MAX: usize = 256;
@@ -122,6 +125,9 @@ struct Shared {
 pub struct Links {
     shared: Arc<Shared>,
     tasks: Arc<Vec<AbortHandle>>,
+    /// Where messages go instead of to the peers.
+    #[cfg(feature = "byzantine")]
+    diversion: Option<mpsc::UnboundedSender<(To, Message)>>,
 }
 
 impl Links {
@@ -189,18 +195,32 @@ impl Links {
         if matches!(me, Principal::Replica(_)) {
             tasks.push(tokio::spawn(accept::run(shared.clone())).abort_handle());
         }
-        Ok((Self { shared, tasks: Arc::new(tasks) }, receiver))
+        let links = Self {
+            shared,
+            tasks: Arc::new(tasks),
+            #[cfg(feature = "byzantine")]
+            diversion: None,
+        };
+        Ok((links, receiver))
     }
 
     /// Queues a message for whoever is connected. Never blocks and never fails: what cannot be
     /// queued is counted and forgotten.
     pub fn send(&self, to: To, message: &Message) {
+        #[cfg(feature = "byzantine")]
+        if self.divert(to, message) {
+            return;
+        }
         let encoded = message.encode();
-        let kind = kind(message);
+        self.enqueue(to, kind(message), |connection| connection.enqueue(&encoded));
+    }
+
+    /// Has `enqueue` queue a frame of this kind on every connection that it is for.
+    fn enqueue(&self, to: To, kind: &'static str, enqueue: impl Fn(&Connection) -> Queued) {
         let peers = self.shared.peers();
         let send = |connection: &Arc<Connection>| {
-            self.shared.counters.sent(kind, OVERHEAD_BYTES + encoded.len());
-            let dropped = connection.enqueue(&encoded);
+            let Queued { bytes, dropped } = enqueue(connection);
+            self.shared.counters.sent(kind, bytes);
             if dropped > 0 {
                 self.shared.counters.unsent(connection.peer, dropped);
             }

@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 
 use super::{Code, Event, Shared};
 use crate::counters::kind;
-use crate::frame::{Decoder, LENGTH_BYTES, OVERHEAD_BYTES, header};
+use crate::frame::{Decoder, Frame, LENGTH_BYTES};
 
 /// Names the use of the TLS secrets that MAC keys are made of (RFC 8446 section 7.5).
 const EXPORTER_LABEL: &[u8] = b"bftfs/1 link";
@@ -44,7 +44,7 @@ enum Class {
 /// What waits to be sent on one stream.
 #[derive(Debug)]
 struct Lane {
-    queue: Mutex<(VecDeque<Bytes>, usize)>,
+    queue: Mutex<(VecDeque<Frame>, usize)>,
     bytes_max: usize,
     wake: Notify,
 }
@@ -54,16 +54,16 @@ impl Lane {
         Self { queue: Mutex::default(), bytes_max, wake: Notify::new() }
     }
 
-    fn queue(&self) -> MutexGuard<'_, (VecDeque<Bytes>, usize)> {
+    fn queue(&self) -> MutexGuard<'_, (VecDeque<Frame>, usize)> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a message and returns how many of the oldest had to go for it.
-    fn push(&self, encoded: Bytes) -> u64 {
+    /// Queues a frame and returns how many of the oldest had to go for it.
+    fn push(&self, frame: Frame) -> u64 {
         let mut guard = self.queue();
         let (queue, bytes) = &mut *guard;
-        *bytes += encoded.len();
-        queue.push_back(encoded);
+        *bytes += frame.len();
+        queue.push_back(frame);
         let mut dropped = 0;
         while *bytes > self.bytes_max
             && let Some(oldest) = queue.pop_front()
@@ -75,8 +75,8 @@ impl Lane {
         dropped
     }
 
-    /// Waits for messages and takes those of one write.
-    async fn take(&self) -> Vec<Bytes> {
+    /// Waits for frames and takes those of one write.
+    async fn take(&self) -> Vec<Frame> {
         loop {
             let taken = self.take_now();
             if !taken.is_empty() {
@@ -86,19 +86,28 @@ impl Lane {
         }
     }
 
-    fn take_now(&self) -> Vec<Bytes> {
+    fn take_now(&self) -> Vec<Frame> {
         let mut guard = self.queue();
         let (queue, bytes) = &mut *guard;
         let (mut taken, mut size) = (Vec::new(), 0);
         while size < WRITE_BYTES
-            && let Some(encoded) = queue.pop_front()
+            && let Some(frame) = queue.pop_front()
         {
-            size += encoded.len();
-            taken.push(encoded);
+            size += frame.len();
+            taken.push(frame);
         }
         *bytes -= size;
         taken
     }
+}
+
+/// What queueing a message did.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Queued {
+    /// The message's bytes on the wire.
+    pub(super) bytes: usize,
+    /// Older messages that had to go for it.
+    pub(super) dropped: u64,
 }
 
 /// A connection whose peer is known.
@@ -106,7 +115,7 @@ pub(super) struct Connection {
     pub(super) peer: Principal,
     quic: quinn::Connection,
     key_in: MacKey,
-    key_out: MacKey,
+    pub(super) key_out: MacKey,
     control: Lane,
     bulk: Lane,
 }
@@ -138,10 +147,15 @@ impl Connection {
         })
     }
 
-    /// Queues an encoded message and returns how many older ones were dropped for it.
-    pub(super) fn enqueue(&self, encoded: &Bytes) -> u64 {
-        let lane = if encoded.len() > BULK_BYTES { &self.bulk } else { &self.control };
-        lane.push(encoded.clone())
+    /// Queues an encoded message.
+    pub(super) fn enqueue(&self, encoded: &Bytes) -> Queued {
+        self.enqueue_frame(Frame::seal(&self.key_out, encoded.clone()))
+    }
+
+    /// Queues a frame.
+    pub(super) fn enqueue_frame(&self, frame: Frame) -> Queued {
+        let lane = if frame.encoded.len() > BULK_BYTES { &self.bulk } else { &self.control };
+        Queued { bytes: frame.len(), dropped: lane.push(frame) }
     }
 
     pub(super) fn close(&self, code: Code, reason: &str) {
@@ -159,30 +173,12 @@ impl Connection {
         let _ = stream.set_priority(-i32::from(class as u8));
         stream.write_all(&[class as u8]).await?;
         loop {
-            let messages = lane.take().await;
+            let frames = lane.take().await;
             match class {
-                Class::Control => stream.write_chunk(self.join(&messages)).await?,
-                Class::Bulk => stream.write_all_chunks(&mut self.chain(messages)).await?,
+                Class::Control => stream.write_chunk(join(&frames)).await?,
+                Class::Bulk => stream.write_all_chunks(&mut chain(frames)).await?,
             }
         }
-    }
-
-    /// One piece for all: QUIC looks through the pieces in flight one by one.
-    fn join(&self, messages: &[Bytes]) -> Bytes {
-        let size = messages.iter().map(|encoded| OVERHEAD_BYTES + encoded.len()).sum();
-        let mut joined = BytesMut::with_capacity(size);
-        for encoded in messages {
-            joined.extend_from_slice(&header(&self.key_out, encoded));
-            joined.extend_from_slice(encoded);
-        }
-        joined.freeze()
-    }
-
-    /// Large messages are not copied.
-    fn chain(&self, messages: Vec<Bytes>) -> Vec<Bytes> {
-        let piece =
-            |encoded: Bytes| [Bytes::copy_from_slice(&header(&self.key_out, &encoded)), encoded];
-        messages.into_iter().flat_map(piece).collect()
     }
 
     /// Reads one stream until it or the connection ends. A peer that sends what no member would
@@ -217,6 +213,22 @@ impl Connection {
         }
         Ok(())
     }
+}
+
+/// One piece for all: QUIC looks through the pieces in flight one by one.
+fn join(frames: &[Frame]) -> Bytes {
+    let mut joined = BytesMut::with_capacity(frames.iter().map(Frame::len).sum());
+    for frame in frames {
+        joined.extend_from_slice(&frame.header);
+        joined.extend_from_slice(&frame.encoded);
+    }
+    joined.freeze()
+}
+
+/// Large messages are not copied.
+fn chain(frames: Vec<Frame>) -> Vec<Bytes> {
+    let pieces = |frame: Frame| [Bytes::copy_from_slice(&frame.header), frame.encoded];
+    frames.into_iter().flat_map(pieces).collect()
 }
 
 /// Runs a connection until it is gone, and returns why.
@@ -292,17 +304,26 @@ pub(super) fn explain(error: &ConnectionError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::OVERHEAD_BYTES;
+
+    fn frame(bytes: usize) -> Frame {
+        let encoded = Bytes::from(vec![0; bytes - OVERHEAD_BYTES]);
+        Frame { header: [0; OVERHEAD_BYTES], encoded }
+    }
+
+    fn message(byte: u8) -> Frame {
+        Frame { header: [byte; OVERHEAD_BYTES], encoded: Bytes::from(vec![byte; 4]) }
+    }
 
     #[test]
     fn a_full_queue_loses_its_oldest_and_stays_within_its_bytes() {
-        let lane = Lane::new(10);
-        let message = |byte: u8| Bytes::from(vec![byte; 4]);
+        let lane = Lane::new(2 * message(0).len());
         assert_eq!([lane.push(message(1)), lane.push(message(2))], [0, 0]);
         assert_eq!(lane.push(message(3)), 1);
         assert_eq!(lane.take_now(), [message(2), message(3)]);
         assert!(lane.take_now().is_empty());
         assert_eq!(
-            lane.push(Bytes::from(vec![0; 11])),
+            lane.push(frame(2 * message(0).len() + 1)),
             1,
             "what fits in no queue is dropped itself"
         );
@@ -313,7 +334,7 @@ mod tests {
     #[test]
     fn a_write_has_a_limit_and_the_rest_waits() {
         let lane = Lane::new(usize::MAX);
-        let half = Bytes::from(vec![0; WRITE_BYTES / 2]);
+        let half = frame(WRITE_BYTES / 2);
         (0..5).for_each(|_| assert_eq!(lane.push(half.clone()), 0));
         assert_eq!([2, 2, 1, 0].map(|_| lane.take_now().len()), [2, 2, 1, 0]);
     }
