@@ -1,16 +1,19 @@
-//! `bftfs-node`: one replica of a bftfs cluster.
+//! The command line.
 
 use std::io::{IsTerminal as _, stderr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use bftfs_node::startup::{self, Node, Paths};
-use bftfs_node::{driver, status};
 use bftfs_proto::types::ReplicaId;
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 use tracing_subscriber::EnvFilter;
+
+#[cfg(feature = "byzantine")]
+use crate::byzantine;
+use crate::startup::{self, Node, Paths};
+use crate::{driver, status};
 
 /// What is logged unless `RUST_LOG` says otherwise.
 const LOG: &str = "info,quinn=warn,quinn_proto=warn,quinn_udp=error";
@@ -31,13 +34,7 @@ enum Command {
     /// when it has passed all that it may have promised
     Recover(Which),
     /// Run a replica until SIGTERM or SIGINT; SIGUSR2 has it ask for another primary
-    Run {
-        #[command(flatten)]
-        which: Which,
-        /// Where it answers `status` [default: status.sock in the data directory]
-        #[arg(long)]
-        status_socket: Option<PathBuf>,
-    },
+    Run(Run),
     /// Ask a running replica where it is
     Status {
         /// Its status socket
@@ -76,7 +73,21 @@ impl Which {
     }
 }
 
-fn main() -> ExitCode {
+#[derive(Args)]
+struct Run {
+    #[command(flatten)]
+    which: Which,
+    /// Where it answers `status` [default: status.sock in the data directory]
+    #[arg(long)]
+    status_socket: Option<PathBuf>,
+    #[cfg(feature = "byzantine")]
+    #[command(flatten)]
+    lies: byzantine::Options,
+}
+
+/// Runs the program.
+#[must_use]
+pub fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG));
     let colours = stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(colours).init();
@@ -109,11 +120,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
             let (paths, id) = which.split();
             startup::format(&paths, id, true)
         }
-        Command::Run { which, status_socket } => {
-            let socket = status_socket.unwrap_or_else(|| which.data.join("status.sock"));
-            let (paths, id) = which.split();
-            run(&paths, id, &socket)
-        }
+        Command::Run(options) => run(options),
         Command::Status { socket, json } => {
             let line = status::ask(&socket)?;
             if json {
@@ -126,10 +133,15 @@ fn execute(command: Command) -> anyhow::Result<()> {
     }
 }
 
-fn run(paths: &Paths, id: ReplicaId, socket: &Path) -> anyhow::Result<()> {
-    let node = Node::open(paths, id)?;
+fn run(options: Run) -> anyhow::Result<()> {
+    let data = &options.which.data;
+    let socket = options.status_socket.unwrap_or_else(|| data.join("status.sock"));
+    let (paths, id) = options.which.split();
+    let node = Node::open(&paths, id)?;
+    #[cfg(feature = "byzantine")]
+    let node = Node { lies: options.lies, ..node };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(driver::run(node, socket))
+    runtime.block_on(driver::run(node, &socket))
 }
 
 /// Prints the fields that are plain values, one a line.

@@ -34,6 +34,8 @@ const STORING_MAX: usize = 3;
 pub async fn run(node: Node, socket: &Path) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let (links, events) = Links::serve(&node.file, &node.identity, node.me)?;
+    #[cfg(feature = "byzantine")]
+    let (links, events) = crate::byzantine::stand_between(&node, links, events)?;
     let (status, queries) = StatusSocket::open(socket)?;
     let cluster = node.file.cluster();
     let at = node.replica.status();

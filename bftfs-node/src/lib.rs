@@ -4,6 +4,9 @@
 //! store of its checkpoints. The format of both is drawn in `docs/on-disk.md`. [`startup`] makes a
 //! replica of what is there, [`driver`] runs it.
 
+#[cfg(feature = "byzantine")]
+mod byzantine;
+pub mod cli;
 pub mod data;
 pub mod driver;
 pub mod journal;

@@ -48,6 +48,9 @@ pub struct Node {
     pub journal: Journal,
     /// Where its checkpoints go.
     pub store: Store,
+    /// How it lies.
+    #[cfg(feature = "byzantine")]
+    pub lies: crate::byzantine::Options,
 }
 
 impl Node {
@@ -69,7 +72,18 @@ impl Node {
         let service = FileSystem::new(file.capacity_bytes, file.capacity_inodes);
         let clock = Clock::default();
         let replica = Replica::recover(setup, service, clock.now(), loaded, records);
-        Ok(Self { me, file, identity, clock, replica, durability, journal, store })
+        Ok(Self {
+            me,
+            file,
+            identity,
+            clock,
+            replica,
+            durability,
+            journal,
+            store,
+            #[cfg(feature = "byzantine")]
+            lies: crate::byzantine::Options::default(),
+        })
     }
 }
 
