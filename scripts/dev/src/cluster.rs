@@ -1,5 +1,6 @@
 //! The replicas of a development cluster.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -64,6 +65,17 @@ pub struct UpOptions {
     pub log: Option<String>,
     /// The CPUs that the replicas run on, as taskset(1) lists them; all if `None`.
     pub pin: Option<String>,
+    /// The replicas that lie on purpose, and how.
+    pub byzantine: BTreeMap<u32, Lie>,
+}
+
+/// How a replica lies on purpose. It takes the program `bftfs-node-byzantine`, which knows roles.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lie {
+    /// The role it plays.
+    pub role: String,
+    /// It begins at the first SIGUSR1, stops at the second, and so on; else it lies all the time.
+    pub on_signal: bool,
 }
 
 impl UpOptions {
@@ -78,6 +90,7 @@ impl UpOptions {
             port: 0,
             log: None,
             pin: None,
+            byzantine: BTreeMap::new(),
         }
     }
 }
@@ -88,6 +101,8 @@ struct Settings {
     log: Option<String>,
     pin: Option<String>,
     client: String,
+    #[serde(default)]
+    byzantine: BTreeMap<u32, Lie>,
 }
 
 /// What is used of the cluster file. The programs that obey it check it.
@@ -106,6 +121,8 @@ pub struct ReplicaReport {
     pub pid: Option<u32>,
     /// What it says of itself, if it answers.
     pub counters: Option<Counters>,
+    /// The role it plays if it lies on purpose.
+    pub role: Option<String>,
 }
 
 /// A cluster in a directory. Dropping one that was brought [`up`](Self::up) stops it.
@@ -133,10 +150,14 @@ impl DevCluster {
             make_certificates(&dir, options)?;
         }
         ensure_matches(&dir, options)?;
+        if let Some(id) = options.byzantine.keys().find(|id| **id >= options.replicas) {
+            bail!("there is no replica {id} to lie: the cluster has 0 to {}", options.replicas - 1);
+        }
         let settings = Settings {
             log: options.log.clone(),
             pin: options.pin.clone(),
             client: options.clients.first().cloned().context("a cluster needs a client")?,
+            byzantine: options.byzantine.clone(),
         };
         fs::write(dir.join("dev.json"), serde_json::to_vec_pretty(&settings)?)?;
         interrupt::own(&dir);
@@ -220,7 +241,8 @@ impl DevCluster {
     pub fn status_of(&self, id: u32) -> ReplicaReport {
         let pid = self.process(id).pid();
         let counters = pid.and_then(|_| status::query(&self.socket(id)).ok());
-        ReplicaReport { id, pid, counters }
+        let role = self.settings.byzantine.get(&id).map(|lie| lie.role.clone());
+        ReplicaReport { id, pid, counters, role }
     }
 
     /// The process of replica `id`.
@@ -323,12 +345,20 @@ impl DevCluster {
     /// # Errors
     /// If the program is not there.
     pub fn node_command(&self, id: u32) -> Result<Command> {
-        self.node("run", id)
+        let Some(Lie { role, on_signal }) = self.settings.byzantine.get(&id) else {
+            return self.node("bftfs-node", "run", id);
+        };
+        let mut node = self.node("bftfs-node-byzantine", "run", id)?;
+        node.args(["--byzantine", role]);
+        if *on_signal {
+            node.arg("--byzantine-on-signal");
+        }
+        Ok(node)
     }
 
-    fn node(&self, verb: &str, id: u32) -> Result<Command> {
+    fn node(&self, program: &str, verb: &str, id: u32) -> Result<Command> {
         let folder = self.replica_dir(id);
-        let mut node = command("bftfs-node", self.settings.pin.as_deref())?;
+        let mut node = command(program, self.settings.pin.as_deref())?;
         node.arg(verb).arg("--cluster").arg(self.cluster_file());
         node.arg("--id").arg(id.to_string());
         node.arg("--cert").arg(folder.join("replica.crt"));
@@ -350,7 +380,8 @@ impl DevCluster {
     }
 
     fn make_data(&self, verb: &str, id: u32) -> Result<()> {
-        let output = self.node(verb, id)?.output().context("cannot run bftfs-node")?;
+        let output =
+            self.node("bftfs-node", verb, id)?.output().context("cannot run bftfs-node")?;
         ensure!(
             output.status.success(),
             "cannot make the data directory of replica {id}: {}",

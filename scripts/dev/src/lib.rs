@@ -18,7 +18,7 @@ mod process;
 mod status;
 
 pub use binaries::{command, find};
-pub use cluster::{DevCluster, Durability, ReplicaReport, UpOptions};
+pub use cluster::{DevCluster, Durability, Lie, ReplicaReport, UpOptions};
 pub use mount::{Mode, MountGuard, MountOptions, is_mounted, unmount};
 pub use process::{Process, cpu_time};
 pub use status::{Counters, query};

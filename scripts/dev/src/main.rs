@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use bftfs_dev::{DevCluster, Durability, Mode, MountOptions, UpOptions, cpu_time, interrupt};
+use bftfs_dev::{DevCluster, Durability, Lie, Mode, MountOptions, ReplicaReport, UpOptions};
+use bftfs_dev::{cpu_time, interrupt};
 use clap::{Args, Parser, Subcommand};
 use comfy_table::{Table, presets};
 use serde_json::{Value, json};
@@ -77,6 +78,9 @@ struct Up {
     /// The CPUs to run on, as taskset(1) lists them
     #[arg(long, value_name = "CPUS")]
     pin: Option<String>,
+    /// A replica that lies, and its role, as in 2=equivocate; may be given more than once
+    #[arg(long = "byzantine", value_name = "ID=ROLE", value_parser = liar)]
+    liars: Vec<(u32, Lie)>,
 }
 
 #[derive(Debug, Args)]
@@ -92,6 +96,12 @@ struct Mount {
     /// Further arguments of bftfs-mount
     #[arg(last = true)]
     extra: Vec<String>,
+}
+
+fn liar(text: &str) -> Result<(u32, Lie), String> {
+    let (id, role) = text.split_once('=').ok_or("it is not ID=ROLE, as in 2=equivocate")?;
+    let id = id.parse().map_err(|_| format!("{id:?} is not the number of a replica"))?;
+    Ok((id, Lie { role: role.to_owned(), on_signal: false }))
 }
 
 fn main() -> ExitCode {
@@ -142,9 +152,10 @@ fn run() -> Result<()> {
 
 fn bring_up(dir: PathBuf, up: Up) -> Result<()> {
     interrupt::stop_clusters_on_signals()?;
-    let Up { replicas, durability, clients, port, log, pin } = up;
-    let cluster =
-        DevCluster::up(&UpOptions { dir, replicas, durability, clients, port, log, pin })?;
+    let Up { replicas, durability, clients, port, log, pin, liars } = up;
+    let byzantine = liars.into_iter().collect();
+    let options = UpOptions { dir, replicas, durability, clients, port, log, pin, byzantine };
+    let cluster = DevCluster::up(&options)?;
     println!("{} replicas are up in {}", cluster.replicas(), cluster.dir().display());
     cluster.leave_running();
     Ok(())
@@ -153,7 +164,7 @@ fn bring_up(dir: PathBuf, up: Up) -> Result<()> {
 fn as_json(cluster: &DevCluster) -> Value {
     let replicas = cluster.status().into_iter().map(|replica| {
         json!({"id": replica.id, "up": replica.counters.is_some(), "pid": replica.pid,
-               "status": replica.counters})
+               "role": replica.role, "status": replica.counters})
     });
     json!({"dir": cluster.dir(), "replicas": replicas.collect::<Vec<_>>()})
 }
@@ -161,28 +172,44 @@ fn as_json(cluster: &DevCluster) -> Value {
 fn as_table(cluster: &DevCluster) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(["replica", "state", "pid", "view", "primary", "executed", "stable", "cpu"]);
-    for replica in cluster.status() {
-        let state = match (&replica.counters, replica.pid) {
-            (Some(_), _) => "up",
-            (None, Some(_)) => "silent",
-            (None, None) => "down",
-        };
-        let dash = || "-".to_owned();
-        let told = |number: fn(&bftfs_dev::Counters) -> u64| {
-            replica.counters.as_ref().map_or_else(dash, |c| number(c).to_string())
-        };
-        let cpu = replica.pid.and_then(cpu_time);
-        table.add_row([
-            replica.id.to_string(),
-            state.to_owned(),
-            replica.pid.map_or_else(dash, |pid| pid.to_string()),
-            told(|c| c.view),
-            told(|c| c.primary.into()),
-            told(|c| c.last_executed),
-            told(|c| c.last_stable),
-            cpu.map_or_else(dash, |cpu| format!("{:.1} s", cpu.as_secs_f64())),
-        ]);
+    let status = cluster.status();
+    let mut titles =
+        vec!["replica", "state", "pid", "view", "primary", "executed", "stable", "cpu"];
+    let liars = status.iter().any(|replica| replica.role.is_some());
+    if liars {
+        titles.push("lies");
+    }
+    table.set_header(titles);
+    for replica in &status {
+        let role = replica.role.clone().unwrap_or_else(dash);
+        table.add_row(row(replica).into_iter().chain(liars.then_some(role)));
     }
     table
+}
+
+fn row(replica: &ReplicaReport) -> [String; 8] {
+    let state = match (&replica.counters, replica.pid) {
+        (Some(counters), _) if counters.active => "up",
+        (Some(_), _) => "view change",
+        (None, Some(_)) => "silent",
+        (None, None) => "down",
+    };
+    let told = |number: fn(&bftfs_dev::Counters) -> u64| {
+        replica.counters.as_ref().map_or_else(dash, |counters| number(counters).to_string())
+    };
+    let cpu = replica.pid.and_then(cpu_time);
+    [
+        replica.id.to_string(),
+        state.to_owned(),
+        replica.pid.map_or_else(dash, |pid| pid.to_string()),
+        told(|c| c.view),
+        told(|c| c.primary.into()),
+        told(|c| c.last_executed),
+        told(|c| c.last_stable),
+        cpu.map_or_else(dash, |cpu| format!("{:.1} s", cpu.as_secs_f64())),
+    ]
+}
+
+fn dash() -> String {
+    "-".to_owned()
 }

@@ -24,6 +24,8 @@ pub struct Counters {
     pub view: u64,
     /// The primary of that view.
     pub primary: u32,
+    /// Whether that view has begun for a replica: between two views it orders nothing.
+    pub active: bool,
     /// The last sequence number that a replica has executed.
     pub last_executed: u64,
     /// The last stable checkpoint of a replica.

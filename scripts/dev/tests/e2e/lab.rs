@@ -104,9 +104,22 @@ impl Lab {
 
     /// Waits until all replicas have executed the same, and at least up to `seq`.
     pub(crate) fn wait_until_level(&self, seq: u64, patience: Duration) -> Result<()> {
+        self.wait_until_level_but(None, seq, patience)
+    }
+
+    /// The same of all replicas but `liar`.
+    pub(crate) fn wait_until_level_but(
+        &self,
+        liar: Option<u32>,
+        seq: u64,
+        patience: Duration,
+    ) -> Result<()> {
         let deadline = Instant::now() + patience;
         loop {
-            let executed = self.executed();
+            let mut executed = self.executed();
+            if let Some(liar) = liar {
+                executed.remove(liar as usize);
+            }
             let level = executed.iter().all(|e| *e == executed[0] && e.is_some_and(|e| e >= seq));
             if level {
                 return Ok(());

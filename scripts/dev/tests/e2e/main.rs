@@ -5,7 +5,10 @@
 
 mod andrew;
 mod crashes;
+mod failover;
 mod lab;
+mod liars;
+mod mirror;
 mod outage;
 mod posix;
 mod refusals;

@@ -164,7 +164,7 @@ impl Script {
 }
 
 /// What every file system must agree on. The links and the size of a directory are its own affair.
-fn attributes(stat: &Stat) -> String {
+pub(crate) fn attributes(stat: &Stat) -> String {
     let kind = FileType::from_raw_mode(stat.st_mode);
     let mode = stat.st_mode & 0o7777;
     let mut text = format!("{kind:?} {mode:04o} {}:{}", stat.st_uid, stat.st_gid);
