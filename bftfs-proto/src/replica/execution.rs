@@ -158,7 +158,8 @@ impl<S: Service> Replica<S> {
 
     /// A client asks for a whole answer that it has the digest of.
     pub(super) fn on_ask(&mut self, from: ClientId, tag: Tag) -> Result<(), Reject> {
-        let answer = self.answers.get(&(from, tag)).ok_or(Reject::Stale)?;
+        let recent = self.answers.get(&(from, tag));
+        let answer = recent.or_else(|| self.state.kept(from, tag)).ok_or(Reject::Stale)?;
         self.reply(from, tag, answer.digest(&self.cluster.id), Some(answer));
         Ok(())
     }

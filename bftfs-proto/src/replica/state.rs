@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::codec;
 use crate::config::{CLIENT_SESSIONS_MAX, RESULT_CACHED_BYTES_MAX};
 use crate::engine::Snapshots;
-use crate::message::{Answer, Body, Request, StateRoot};
+use crate::message::{Answer, Body, Request, StateRoot, Tag};
 use crate::service::{Context, Service};
 use crate::types::{ClientId, Seq, SessionId, SlotIndex, Wall};
 
@@ -121,6 +121,15 @@ impl<S: Service> State<S> {
             Body::Operation(session, slot, number, _) | Body::Close(session, slot, number) => {
                 self.standing_in_slot(request.client, *session, *slot, *number)
             }
+        }
+    }
+
+    /// The whole answer to the last request of a slot, if it was small enough to be kept.
+    pub(super) fn kept(&self, client: ClientId, tag: Tag) -> Option<Answer> {
+        let Tag::Ordered(session, slot, number) = tag else { return None };
+        match self.standing_in_slot(client, session, slot, number) {
+            Standing::Executed(Kept::Whole(answer)) => Some(answer),
+            Standing::Executed(Kept::Digest(_)) | Standing::Fresh | Standing::Refused(_) => None,
         }
     }
 

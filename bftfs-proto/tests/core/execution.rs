@@ -1,6 +1,6 @@
 //! At most once, sessions, and fast reads.
 
-use bftfs_proto::config::CLIENT_SESSIONS_MAX;
+use bftfs_proto::config::{CLIENT_SESSIONS_MAX, RESULT_CACHED_BYTES_MAX, RESULT_INLINE_BYTES_MAX};
 use bftfs_proto::engine::Input;
 use bftfs_proto::message::{Answer, Body, Message, Tag};
 use bftfs_proto::types::{ClientId, SessionId, SlotIndex};
@@ -24,6 +24,22 @@ fn a_request_that_comes_again_is_answered_from_what_was_kept() {
     let mut node = executed_x();
     assert_eq!(node.ask(&append(1, b"x")), [to_one(client(1), reply(tag(1), result(b"x")), 4)]);
     assert_eq!(node.rejects(), [("Stale".into(), 1)]);
+}
+
+#[test]
+fn an_answer_that_its_replier_does_not_send_is_had_from_any_other() {
+    // Too large to be sent by all, and then too large for the replicated state.
+    const TEXTS: [&[u8]; 2] = [&[b'x'; RESULT_INLINE_BYTES_MAX], &[b'x'; RESULT_CACHED_BYTES_MAX]];
+    for text in TEXTS {
+        let mut node = executed_x();
+        let outputs = node.order(3, &[&append(2, text)]);
+        assert_eq!(answers(&outputs), [(tag(2), None)], "replica 0 is to send it");
+        let whole = Answer::Result([b"x", text].concat().into());
+        let said = node.hear(client(1), &Message::Ask(tag(2)));
+        assert_eq!(said, [to_one(client(1), reply(tag(2), whole), 6)], "{} bytes", text.len());
+        node.refuses(client(2), &Message::Ask(tag(2)), "Stale");
+        node.refuses(client(1), &Message::Ask(tag(3)), "Stale");
+    }
 }
 
 #[test]
