@@ -199,7 +199,7 @@ impl Backing for ClusterMount {
 }
 
 /// Operations that a mount has had carried out by the replicas, ordered or as fast reads.
-fn operations(mount: &Map<String, Value>) -> Option<u64> {
+pub(crate) fn operations(mount: &Map<String, Value>) -> Option<u64> {
     let count = |how| mount.get("operations")?.get(how)?.as_u64();
     Some(count("ordered")? + count("reads")?)
 }

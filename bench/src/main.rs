@@ -9,6 +9,7 @@ mod andrew;
 mod caches;
 mod clusters;
 mod columns;
+mod faults;
 mod interrupt;
 mod machine;
 mod micro;
@@ -33,6 +34,8 @@ enum Command {
     Andrew(andrew::Options),
     /// Latency, throughput and cost of single operations
     Micro(micro::Options),
+    /// Replicas that die, lie or come back: what a mount notices of it
+    Faults(faults::Options),
     /// Mount a FUSE file system that passes everything to a directory: the floor of any FUSE mount
     Passthrough(passthrough::Options),
 }
@@ -56,6 +59,10 @@ fn run(command: Command) -> Result<()> {
         Command::Micro(options) => {
             interrupt::install()?;
             micro::run(&options)
+        }
+        Command::Faults(options) => {
+            interrupt::install()?;
+            faults::run(&options)
         }
         Command::Passthrough(options) => passthrough::run(&options),
     }

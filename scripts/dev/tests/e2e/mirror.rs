@@ -244,7 +244,7 @@ fn every_difference_is_found() {
     let changes: [fn(&Path) -> io::Result<()>; 4] = [
         |file| chownat(CWD, file, Some(Uid::from_raw(7)), None, AtFlags::empty()),
         |file| utimensat(CWD, file, &times(1, 2), AtFlags::empty()),
-        |file| std::fs::write(file, "x").map_err(|_| io::Errno::IO),
+        |file| fs::write(file, "x").map_err(|_| io::Errno::IO),
         |file| unlinkat(CWD, file, AtFlags::empty()),
     ];
     for (number, change) in changes.into_iter().enumerate() {
