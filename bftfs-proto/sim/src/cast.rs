@@ -64,7 +64,7 @@ impl Cast {
         };
         let liars = ids.iter().take(count).map(|id| (ReplicaId(*id), roles(rng))).collect();
         let rogues = if rng.u8(0..3) == 0 { rng.u32(1..3) } else { 0 };
-        let left = choices.faulty.unwrap_or(f.saturating_sub(count));
+        let left = choices.faulty.unwrap_or_else(|| f.saturating_sub(count));
         let others = ids.iter().skip(count).take(if rng.u8(0..3) == 0 { 0 } else { left });
         let faulty = others.map(|id| (ReplicaId(*id), any_fault(rng))).collect();
         Self { liars, rogues: choices.rogues.unwrap_or(rogues), faulty }
