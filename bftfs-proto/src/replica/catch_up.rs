@@ -61,7 +61,7 @@ impl<S: Service> Replica<S> {
     pub(super) fn status_due(&self) -> Mono {
         let open = self.log.iter().next_back().is_some_and(|(seq, _)| seq > self.state.executed());
         let listens = self.amnesia.is_some() || !self.awaited.is_empty();
-        let waits = !self.views.active || self.pool.oldest().is_some() || listens;
+        let waits = !self.views.active || !self.pool.is_idle() || listens;
         let busy = open || waits || !self.wants.is_empty() || self.transfer.is_some();
         self.last_status.after(if busy { STATUS_BUSY_NANOS } else { STATUS_IDLE_NANOS })
     }

@@ -30,10 +30,24 @@ pub(super) struct Body {
     /// The signature was checked: it may be proposed and shown to others.
     pub(super) verified: bool,
     /// When it came.
-    pub(super) since: Mono,
+    since: Mono,
+    /// Since when the primary of the present view has it, as far as this replica knows.
+    shown: Option<Mono>,
     stage: Stage,
     /// The last sequence number it was ordered under: it stays until that is stable.
     held: Option<Seq>,
+}
+
+impl Body {
+    /// Whether it is still to be proposed.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.stage == Stage::Waiting
+    }
+
+    /// For how long the primary has had it. What it was not shown it need not have.
+    pub(super) fn waited(&self, now: Mono) -> u64 {
+        self.shown.map_or(0, |since| now.0.saturating_sub(since.0))
+    }
 }
 
 /// The requests of one client that are not ordered yet, oldest first.
@@ -47,10 +61,11 @@ struct Queue {
     served: Seq,
 }
 
-/// The request that has waited longest.
+/// A request that the primary has and does not serve.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Oldest {
+pub(super) struct Owed {
     pub(super) digest: Digest,
+    /// When it was shown to the primary.
     pub(super) since: Mono,
 }
 
@@ -60,6 +75,9 @@ pub(super) struct Pool {
     bodies: BTreeMap<Digest, Body>,
     /// What is not executed, by its time of arrival.
     pending: BTreeSet<(Mono, Digest)>,
+    /// Of that, what the primary has, by when it was shown. A client may have sent the rest to
+    /// backups only: it says nothing about the primary.
+    shown: BTreeSet<(Mono, Digest)>,
     queues: BTreeMap<ClientId, Queue>,
     /// The client that was served last: the next batch begins after it.
     turn: ClientId,
@@ -75,10 +93,50 @@ impl Pool {
         self.queues.values().map(|queue| queue.count).sum()
     }
 
-    /// The request that has waited longest to be executed.
-    pub(super) fn oldest(&self) -> Option<Oldest> {
-        let (since, digest) = *self.pending.first()?;
-        Some(Oldest { digest, since })
+    /// Whether there is nothing to be executed.
+    pub(super) fn is_idle(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// The request that the primary has had longest.
+    pub(super) fn owed(&self) -> Option<Owed> {
+        let (since, digest) = *self.shown.first()?;
+        Some(Owed { digest, since })
+    }
+
+    /// From now on the primary has this request.
+    pub(super) fn show(&mut self, digest: &Digest, now: Mono) {
+        let Some(body) = self.bodies.get_mut(digest) else { return };
+        if body.shown.is_none() && body.stage != Stage::Executed {
+            body.shown = Some(now);
+            self.shown.insert((now, *digest));
+        }
+    }
+
+    /// This request cannot be executed, or not yet: as if it had come now.
+    pub(super) fn postpone(&mut self, digest: &Digest, now: Mono) {
+        let Some(body) = self.bodies.get_mut(digest) else { return };
+        body.shown.take().map(|since| self.shown.remove(&(since, *digest)));
+        if self.pending.remove(&(body.since, *digest)) {
+            self.pending.insert((now, *digest));
+        }
+        body.since = now;
+    }
+
+    /// What came by `until` and may not be known to the primary: the oldest of each client, and
+    /// about `most` in all.
+    pub(super) fn unshown(&self, until: Mono, most: usize) -> Vec<Digest> {
+        let clients = self.queues.values().filter(|queue| queue.count > 0).count();
+        let share = (most / clients.max(1)).max(1);
+        let mut taken: BTreeMap<ClientId, usize> = BTreeMap::new();
+        let late = self.pending.iter().take_while(|(since, _)| *since <= until);
+        let unshown = late.filter_map(|(_, digest)| {
+            let body = self.bodies.get(digest).filter(|body| body.shown.is_none())?;
+            let taken = taken.entry(body.request.client).or_default();
+            *taken += 1;
+            (*taken <= share).then_some(*digest)
+        });
+        unshown.take(most).collect()
     }
 
     /// A signature was found to be good.
@@ -88,13 +146,14 @@ impl Pool {
         }
     }
 
-    /// Of the client that has waited for the most batches: since which one, and its oldest request.
-    pub(super) fn neglected(&mut self) -> Option<(Seq, Oldest)> {
+    /// Of the client that has waited for the most batches: since which one, and its oldest request,
+    /// if the primary has that.
+    pub(super) fn neglected(&mut self) -> Option<(Seq, Owed)> {
         let waiting = self.queues.iter().filter(|(_, queue)| queue.count > 0);
         let (served, client) = waiting.map(|(id, queue)| (queue.served, *id)).min()?;
         let digest = self.peek(client)?;
-        let since = self.bodies.get(&digest)?.since;
-        Some((served, Oldest { digest, since }))
+        let since = self.bodies.get(&digest)?.shown?;
+        Some((served, Owed { digest, since }))
     }
 
     /// Whether the client is within its quota with this request.
@@ -130,18 +189,19 @@ impl Pool {
         }
         queue.enter(digest, bytes);
         self.pending.insert((now, digest));
-        let stage = Stage::Waiting;
-        self.bodies.insert(digest, Body { request, verified, since: now, stage, held: None });
+        let (since, shown, stage, held) = (now, None, Stage::Waiting, None);
+        self.bodies.insert(digest, Body { request, verified, since, shown, stage, held });
         Ok(())
     }
 
     /// Puts back a body that this replica accepted before a crash, under `seq`.
     pub(super) fn restore(&mut self, digest: Digest, request: Request, seq: Seq, now: Mono) {
         let held = self.bodies.get(&digest).and_then(|body| body.held).max(Some(seq));
-        let stage = Stage::Ordered;
+        let (since, shown, stage) = (now, None, Stage::Ordered);
         self.pending.insert((now, digest));
         // Whether it was checked before the crash is not known.
-        self.bodies.insert(digest, Body { request, verified: false, since: now, stage, held });
+        let verified = false;
+        self.bodies.insert(digest, Body { request, verified, since, shown, stage, held });
     }
 
     /// The body was put into a batch: it waits no longer and stays until `seq` is stable.
@@ -165,15 +225,18 @@ impl Pool {
         }
         body.stage = Stage::Executed;
         self.pending.remove(&(body.since, *digest));
+        body.shown.take().map(|since| self.shown.remove(&(since, *digest)));
     }
 
     /// A new view begins: what was ordered in an earlier one and not executed waits again, in the
-    /// order it came.
+    /// order it came. Its primary was shown nothing yet.
     pub(super) fn requeue(&mut self) {
+        self.shown.clear();
         let queues = &mut self.queues;
         queues.values_mut().for_each(|queue| queue.waiting.clear());
         for (_, digest) in &self.pending {
             let Some(body) = self.bodies.get_mut(digest) else { continue };
+            body.shown = None;
             let queue = queues.entry(body.request.client).or_default();
             if body.stage == Stage::Waiting {
                 queue.waiting.push_back(*digest);
@@ -191,6 +254,7 @@ impl Pool {
             leave(&mut self.queues, &body.request);
         }
         self.pending.remove(&(body.since, *digest));
+        body.shown.map(|since| self.shown.remove(&(since, *digest)));
     }
 
     /// Forgets bodies of a batch whose checkpoint is stable. What was not executed waits on.

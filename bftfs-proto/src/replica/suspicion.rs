@@ -4,8 +4,6 @@
 //! A suspicion is only told, in STATUS. A view is left when w replicas suspect: so no replica can
 //! bring a view change about by itself, nor lock itself out of a view in which all others work.
 
-use alloc::vec::Vec;
-
 use bftfs_state::Digest;
 
 use crate::auth::Reject;
@@ -18,10 +16,13 @@ use super::log::Slot;
 use super::request::is_signed;
 use super::state::Standing;
 
-/// A request that is not ordered after this time is shown to the primary: perhaps it has not got it.
+/// A request that is not executed after this time is shown to the primary: perhaps it has not got
+/// it. Only from then on it counts against the primary.
 const RELAY_NANOS: u64 = 100_000_000;
+/// Requests that are shown to the primary in one STATUS period. It takes twice as many.
+const SHOWN_MAX: usize = 8;
 /// How long a client may get no place in any of [`NEGLECT_BATCHES`] before that is unfair.
-const NEGLECT_NANOS: u64 = 400_000_000;
+const NEGLECT_NANOS: u64 = 300_000_000;
 /// Batches without a request of a client that waits, before that is unfair.
 const NEGLECT_BATCHES: u64 = 64;
 /// How long a new primary is not measured.
@@ -77,12 +78,12 @@ impl<S: Service> Replica<S> {
         if self.is_catching_up() {
             return None;
         }
-        let since = if views.active {
-            self.pool.oldest().map(|oldest| oldest.since.max(views.since))
+        if views.active {
+            let rest = views.timeout.saturating_sub(RELAY_NANOS);
+            self.pool.owed().map(|owed| owed.since.after(rest))
         } else {
-            views.waiting
-        };
-        since.map(|since| since.after(views.timeout))
+            views.waiting.map(|since| since.after(views.timeout))
+        }
     }
 
     /// Whoever lags cannot tell whether the primary serves.
@@ -100,8 +101,8 @@ impl<S: Service> Replica<S> {
         while due(self) {
             if self.views.active
                 && !self.views.conduct.condemned
-                && let Some(oldest) = self.pool.oldest()
-                && !self.is_owed(&oldest.digest)
+                && let Some(owed) = self.pool.owed()
+                && !self.is_owed(&owed.digest)
             {
                 continue;
             }
@@ -128,7 +129,7 @@ impl<S: Service> Replica<S> {
         } else if self.is_served_badly() {
             self.suspect();
         }
-        self.relay_oldest();
+        self.show_late();
     }
 
     fn is_served_badly(&mut self) -> bool {
@@ -143,13 +144,13 @@ impl<S: Service> Replica<S> {
     /// A client waits while many batches pass without it.
     fn is_unfair(&mut self) -> bool {
         let now = self.now.mono;
-        while let Some((served, oldest)) = self.pool.neglected() {
+        while let Some((served, owed)) = self.pool.neglected() {
             let batches = self.state.executed().0.saturating_sub(served.0);
-            let late = oldest.since.max(self.views.since).after(NEGLECT_NANOS) <= now;
+            let late = owed.since.after(NEGLECT_NANOS) <= now;
             if batches <= NEGLECT_BATCHES || !late {
                 return false;
             }
-            if self.is_owed(&oldest.digest) {
+            if self.is_owed(&owed.digest) {
                 return true;
             }
         }
@@ -157,34 +158,47 @@ impl<S: Service> Replica<S> {
     }
 
     /// Whether a request that waits is one that the primary owes an answer: signed by its client,
-    /// and not executed before. If it is not, it is forgotten.
+    /// and the next of its slot. If it is not, it is forgotten, or looked at again later.
     ///
     /// The signature is checked only here: a client whose request is bad must not be able to
     /// depose a primary that rightly ignores it.
     fn is_owed(&mut self, digest: &Digest) -> bool {
         let Some(body) = self.pool.get(digest) else { return false };
-        let done = matches!(self.state.standing(&body.request), Standing::Executed(_));
-        if !done && (body.verified || is_signed(&self.cluster, &body.request)) {
-            self.pool.mark_verified(digest);
-            return true;
-        }
-        if done {
-            self.pool.executed(digest);
-        } else {
-            *self.rejects.entry(Reject::Signature).or_default() += 1;
-            self.pool.discard(digest);
+        match self.state.standing(&body.request) {
+            Standing::Executed(_) => self.pool.executed(digest),
+            Standing::Refused(_) => self.pool.postpone(digest, self.now.mono),
+            Standing::Fresh if body.verified || is_signed(&self.cluster, &body.request) => {
+                self.pool.mark_verified(digest);
+                return true;
+            }
+            Standing::Fresh => {
+                *self.rejects.entry(Reject::Signature).or_default() += 1;
+                self.pool.discard(digest);
+            }
         }
         false
     }
 
-    fn relay_oldest(&mut self) {
-        let Some(oldest) = self.pool.oldest() else { return };
-        let since = oldest.since.max(self.views.since);
-        let late = since.after(RELAY_NANOS) <= self.now.mono;
-        if !late || !self.views.active || self.is_primary() || !self.is_owed(&oldest.digest) {
+    /// Shows the primary what it may not have got, a few of each client; and again what it has had
+    /// longest, which may have been lost.
+    fn show_late(&mut self) {
+        let now = self.now.mono;
+        if !self.views.active || now < self.views.since.after(RELAY_NANOS) {
             return;
         }
-        if let Some(body) = self.pool.get(&oldest.digest) {
+        self.pool.owed().into_iter().for_each(|owed| self.relay(&owed.digest));
+        let until = Mono(now.0.saturating_sub(RELAY_NANOS));
+        for digest in self.pool.unshown(until, SHOWN_MAX) {
+            if self.is_owed(&digest) {
+                self.relay(&digest);
+                self.pool.show(&digest, now);
+            }
+        }
+    }
+
+    fn relay(&mut self, digest: &Digest) {
+        let waiting = self.pool.get(digest).filter(|body| body.is_waiting());
+        if let (Some(body), false) = (waiting, self.is_primary()) {
             let message = Message::Data(Data::Request(body.request.clone()));
             self.send_to(self.cluster.primary(self.view), message);
         }
@@ -212,10 +226,9 @@ impl<S: Service> Replica<S> {
         }
     }
 
-    /// How long the requests of a batch have waited here.
+    /// How long the primary has had the requests of a batch.
     pub(super) fn waited(&self, requests: &[Digest]) -> u64 {
-        let since = requests.iter().filter_map(|digest| self.pool.get(digest)).map(|b| b.since);
-        let waits: Vec<u64> = since.map(|since| self.now.mono.0.saturating_sub(since.0)).collect();
-        waits.into_iter().max().unwrap_or(0)
+        let bodies = requests.iter().filter_map(|digest| self.pool.get(digest));
+        bodies.map(|body| body.waited(self.now.mono)).max().unwrap_or(0)
     }
 }
