@@ -259,6 +259,7 @@ impl<S: Service> Replica<S> {
             }
             self.pursue(seq);
         }
+        self.gather();
         self.execute_ready();
         Ok(())
     }

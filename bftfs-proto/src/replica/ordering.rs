@@ -220,9 +220,11 @@ impl<S: Service> Replica<S> {
     /// A body came: slots that waited for it go on.
     pub(super) fn unblock(&mut self, digest: &Digest) {
         self.wants.remove(&Fetch::Request(*digest));
-        for seq in self.blocked.remove(digest).unwrap_or_default() {
+        let Some(seqs) = self.blocked.remove(digest) else { return };
+        for seq in seqs {
             self.try_accept(seq);
             self.execute_ready();
         }
+        self.gather();
     }
 }

@@ -12,12 +12,12 @@ use bftfs_state::Digest;
 use crate::auth::{Reject, Signature};
 use crate::config::{STATUS_BUSY_NANOS, VIEW_TIMEOUT_NANOS, VIEW_TIMEOUT_NANOS_MAX};
 use crate::engine::{Record, To};
-use crate::message::{Batch, Message, NewView, ViewChange, Vote};
+use crate::message::{Batch, Checkpoint, Message, NewView, ViewChange, Vote};
 use crate::service::Service;
 use crate::types::{Mono, ReplicaId, Seq, View};
 
 use super::Replica;
-use super::choice::{check_change, check_new_view, choose};
+use super::choice::{Choice, check_change, check_new_view, choose};
 use super::log::{Accepted, Slot};
 use super::suspicion::Conduct;
 
@@ -180,7 +180,7 @@ impl<S: Service> Replica<S> {
     }
 
     /// Once a quorum has left for this view, its primary has to begin it, in time.
-    fn gather(&mut self) {
+    pub(super) fn gather(&mut self) {
         if self.views.active || !self.may_vote() {
             return;
         }
@@ -193,16 +193,39 @@ impl<S: Service> Replica<S> {
         }
     }
 
-    /// The primary begins its view as soon as the view-changes suffice for a choice.
+    /// The primary begins its view once the view-changes suffice for a choice and it holds all
+    /// that was chosen. Else it might not be able to testify in the next view change to what it
+    /// proposed in this one: a liar could help one backup to prepare that, and then lack of
+    /// witnesses would keep every later view from beginning.
     fn try_new_view(&mut self) {
         let view = self.view;
         let changes = self.views.changes.values().filter(|change| change.view == view);
         let changes: Vec<ViewChange> = changes.cloned().collect();
         let Some(choice) = choose(&self.cluster, &changes) else { return };
+        self.on_stable(certificate_of(&changes, choice.stable));
+        if self.diverged || !self.obtain(&choice) {
+            return;
+        }
         let (stable, chosen, signature) = (choice.stable, choice.chosen, Signature::NONE);
         let new_view = NewView { view, changes, stable, chosen, signature };
         let new_view = new_view.sign(&self.cluster.id, &self.signer);
         self.enter_view(new_view);
+    }
+
+    /// Whether all that was chosen is here with its bodies. What is not is asked for.
+    fn obtain(&mut self, choice: &Choice) -> bool {
+        let (view, mut whole) = (self.view, true);
+        for (seq, digest) in (choice.stable.0 + 1..).map(Seq).zip(choice.chosen.iter().copied()) {
+            if seq <= self.log.low() {
+                continue;
+            }
+            let Ok(slot) = self.log.slot(seq) else { return false };
+            slot.chosen = Some((view, digest));
+            self.pursue(seq);
+            let batch = self.log.get(seq).and_then(|slot| self.find_batch(slot, &digest));
+            whole &= batch.is_some_and(|batch| self.missing_of(&batch).is_empty());
+        }
+        whole
     }
 
     /// A new-view is accepted iff its view has not begun here and is not over, and it is valid
@@ -236,20 +259,20 @@ impl<S: Service> Replica<S> {
         self.append(Record::NewView(new_view.clone()));
         self.view = view;
         self.views.active = false;
-        if self.is_primary() {
-            self.send(To::Replicas, Message::NewView(new_view.clone()));
-        }
         self.views.turn(self.now.mono);
         self.views.changes.retain(|_, change| change.view > view);
         self.forget_proposals();
         self.next_seq = self.first_free(&new_view).max(self.state.executed().next());
-        let proof = new_view.changes.iter().find(|change| change.stable == stable);
-        let certificate = proof.map(|change| change.certificate.clone()).unwrap_or_default();
-        self.views.new_view = Some(new_view);
+        let certificate = certificate_of(&new_view.changes, stable);
+        self.views.new_view = Some(new_view.clone());
         self.on_stable(certificate);
         self.pool.requeue();
         self.views.active = true;
         self.adopt_choice();
+        // Said when what it chose is durable here, too.
+        if self.is_primary() {
+            self.send(To::Replicas, Message::NewView(new_view));
+        }
         self.execute_ready();
     }
 
@@ -341,4 +364,10 @@ impl<S: Service> Replica<S> {
             self.send_to(to, Message::NewView(new_view));
         }
     }
+}
+
+/// The proof of a stable checkpoint that a view begins from; nothing for the beginning.
+fn certificate_of(changes: &[ViewChange], stable: Seq) -> Vec<Checkpoint> {
+    let proof = changes.iter().find(|change| change.stable == stable);
+    proof.map(|change| change.certificate.clone()).unwrap_or_default()
 }

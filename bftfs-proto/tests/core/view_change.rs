@@ -178,6 +178,22 @@ fn the_primary_begins_its_view_with_a_quorum() {
 }
 
 #[test]
+fn the_primary_holds_and_keeps_what_was_chosen_before_it_begins_its_view() {
+    let (mut node, request) = (Node::new(1), open(1, 9));
+    let first = batch(&[&request]);
+    let votes = [testimony(0, 1, first.digest(&id()))];
+    node.hear(replica(2), &Message::ViewChange(change(2, 1, &votes, &votes)));
+    let outputs = node.hear(replica(3), &Message::ViewChange(change(3, 1, &[], &votes)));
+    assert_eq!(said(&outputs), ["promises v1", "leaves for v1 after lsn 1"], "nor less nor more");
+    node.tick();
+    assert_eq!(said(&node.hear(replica(3), &Message::Data(Data::Batch(first)))), [""; 0]);
+    node.tick();
+    let outputs = node.hear(replica(3), &Message::Data(Data::Request(request)));
+    assert_eq!(said(&outputs), ["begins v1", "announces v1 after lsn 3"]);
+    assert!(matches!(node.records.last(), Some(Record::Accepted { view: View(1), .. })));
+}
+
+#[test]
 fn what_was_accepted_before_is_accepted_again_without_its_bodies() {
     let (mut node, request) = (Node::new(2), open(1, 9));
     let first = batch(&[&request]);
