@@ -79,6 +79,12 @@ impl History {
         self.decided.get(&seq).copied()
     }
 
+    /// The last number that any correct replica decided.
+    #[must_use]
+    pub fn last(&self) -> Seq {
+        self.decided.last_key_value().map_or(Seq(0), |(seq, _)| *seq)
+    }
+
     /// I4 (validity, section 4.1): whatever is executed was asked for by the client in whose name
     /// it is. That nothing is executed twice, the workload's judge sees.
     fn validity(&self, seq: Seq, digest: &Digest) -> Result<(), Violation> {

@@ -166,7 +166,7 @@ impl<W: Workload> World<W> {
         deeds
     }
 
-    /// I7 at the end of a run, when all correct replicas have executed the same.
+    /// I7 at the end of a run, between those that have executed the same.
     pub(super) fn judge_states(&mut self) -> Result<(), Violation> {
         for id in self.correct().collect::<Vec<_>>() {
             let replica = self.node(id).replica();
