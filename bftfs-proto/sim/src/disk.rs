@@ -7,10 +7,11 @@
 //! cannot be started from. Of two superblocks one may be lost.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem::take;
 
 use bftfs_proto::engine::{Record, Snapshots};
 use bftfs_proto::message::{Batch, Request, StateRoot};
-use bftfs_proto::replica::Loaded;
+use bftfs_proto::replica::{Loaded, Recovery};
 use bftfs_proto::types::{Seq, View};
 use bftfs_proto::{Digest, Tree, codec};
 use bytes::Bytes;
@@ -38,6 +39,8 @@ pub enum Rot {
     Block,
     /// The newest superblock is no longer intact.
     Superblock,
+    /// All is gone.
+    All,
 }
 
 /// A checkpoint with its blocks.
@@ -85,6 +88,8 @@ pub struct Disk {
     rotten: BTreeSet<Digest>,
     /// Nothing more can be written.
     pub full: bool,
+    /// What was on it is gone.
+    gone: bool,
     /// Every vote that ever became durable, for the checker.
     pub votes: BTreeSet<DurableVote>,
     /// The highest view that this disk's replica was in or promised to move to.
@@ -213,8 +218,11 @@ impl Disk {
     /// # Errors
     /// If it must not start.
     pub fn load(&mut self) -> Result<(Option<Loaded>, Vec<Record>), Damaged> {
+        if self.gone {
+            return Err(Damaged);
+        }
         self.cut_torn()?;
-        if core::mem::take(&mut self.superblock_lost) {
+        if take(&mut self.superblock_lost) {
             self.checkpoints.pop();
         }
         let newest = self.checkpoints.last();
@@ -229,6 +237,13 @@ impl Disk {
         let groups = self.journal.iter().flat_map(|segment| &segment.groups);
         let records = groups.flat_map(|group| &group.records).map(|bytes| codec::decode(bytes));
         Ok((loaded.transpose()?, records.collect::<Result<_, _>>().map_err(|_| Damaged)?))
+    }
+
+    /// The operator replaces what is on it by the word that the replica lost what it promised.
+    pub fn wipe(&mut self, cluster: &Digest) {
+        let (batches, accepted) = (take(&mut self.batches), take(&mut self.accepted));
+        *self = Self { batches, accepted, ..Self::default() };
+        self.append(cluster, &[Record::Recovery(Recovery::Begun)]);
     }
 
     /// Cuts off what is not intact at the end of the journal.
@@ -264,6 +279,7 @@ impl Disk {
                 let block = newest.and_then(|stored| rng.choice(stored.blocks.keys()));
                 self.rotten.extend(block);
             }
+            Rot::All => self.gone = true,
             Rot::Superblock => self.superblock_lost = !self.checkpoints.is_empty(),
             Rot::Record | Rot::Misdirected => {}
         }

@@ -97,6 +97,7 @@ struct Totals {
     crashes: u64,
     stops: u64,
     damaged: u64,
+    wiped: u64,
     transfers: u64,
     fast_reads: u64,
     beyond_checkpoint: u64,
@@ -117,6 +118,7 @@ impl Totals {
         self.crashes += report.crashes;
         self.stops += report.stops;
         self.damaged += report.damaged;
+        self.wiped += report.wiped;
         self.transfers += report.transfers;
         self.fast_reads += report.fast_reads;
         self.beyond_checkpoint += u64::from(report.stable > 0);
@@ -221,7 +223,7 @@ fn summarise(arguments: &Arguments, totals: &Totals, seconds: f64) {
     let per_minute = 60.0 * arguments.count as f64 / seconds.max(0.001);
     println!(
         "{} events, {hours:.2} simulated hours, {} operations ({} fast reads), {} crashes, \
-         {} stops for want of room, {} damaged disks, {} state transfers, {} views, {} runs with Byzantine replicas, {} frames refused, \
+         {} stops for want of room, {} damaged disks, {} brought back, {} state transfers, {} views, {} runs with Byzantine replicas, {} frames refused, \
          {} runs with a stable checkpoint, {per_minute:.0} seeds a minute",
         totals.events,
         totals.completed,
@@ -229,6 +231,7 @@ fn summarise(arguments: &Arguments, totals: &Totals, seconds: f64) {
         totals.crashes,
         totals.stops,
         totals.damaged,
+        totals.wiped,
         totals.transfers,
         totals.view_changes,
         totals.with_liars,

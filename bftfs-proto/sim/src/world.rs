@@ -60,6 +60,7 @@ enum Event {
     PowerCut,
     Restart(ReplicaId),
     Trouble(ReplicaId),
+    Wipe(ReplicaId),
     Partition,
     Heal,
     /// A Byzantine replica says what nobody asked for.
@@ -105,8 +106,10 @@ pub struct Report {
     pub troubles: u64,
     /// Stops of replicas whose disks were full.
     pub stops: u64,
-    /// Replicas that did not start again with what was on their disks.
+    /// Replicas that did not start with what was on their disks.
     pub damaged: u64,
+    /// Those of them that were brought back without it.
+    pub wiped: u64,
     /// State transfers completed, stable checkpoints and fast reads, to see that runs reach them.
     pub transfers: u64,
     /// The highest stable checkpoint.
@@ -145,6 +148,8 @@ pub struct World<W: Workload> {
     crashes: u64,
     troubles: u64,
     stops: u64,
+    damaged: u64,
+    wiped: u64,
     transfers: u64,
     refused: u64,
 }
@@ -217,6 +222,8 @@ impl<W: Workload> World<W> {
             crashes: 0,
             troubles: 0,
             stops: 0,
+            damaged: 0,
+            wiped: 0,
             transfers: 0,
             refused: 0,
             rough: true,
@@ -252,7 +259,8 @@ impl<W: Workload> World<W> {
             crashes: self.crashes,
             troubles: self.troubles,
             stops: self.stops,
-            damaged: self.nodes.iter().filter(|node| node.is_damaged()).count() as u64,
+            damaged: self.damaged,
+            wiped: self.wiped,
             transfers: self.transfers,
             stable,
             fast_reads: fast,
@@ -365,7 +373,8 @@ impl<W: Workload> World<W> {
         match *event {
             Event::Frame { from, to, ref bytes } => return self.deliver(from, to, bytes),
             Event::Timer(id, life) => {
-                let due = self.node_mut(id).on_timer(life);
+                let now = self.now;
+                let due = self.node_mut(id).on_timer(life, now);
                 return if due { self.input(id, Input::Timeout) } else { Ok(()) };
             }
             Event::ClientTimer(id) => return self.on_client_timer(id),
@@ -377,6 +386,7 @@ impl<W: Workload> World<W> {
             Event::Restart(id) if self.node(id).is_down() => return self.start(id),
             Event::Restart(_) => {}
             Event::Trouble(id) => self.trouble(id),
+            Event::Wipe(id) => return self.wipe(id),
             Event::Partition => self.partition(),
             Event::Heal => self.network.heal(),
             Event::Tick(id) => self.tick_liar(id),

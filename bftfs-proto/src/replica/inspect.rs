@@ -18,6 +18,12 @@ impl<S: Service> Replica<S> {
         self.log.low()
     }
 
+    /// Whether it lost its disk and does not vote yet.
+    #[must_use]
+    pub fn is_listening(&self) -> bool {
+        self.amnesia.is_some()
+    }
+
     /// Whether it fetches state.
     #[must_use]
     pub fn is_transferring(&self) -> bool {

@@ -35,7 +35,10 @@ impl<W: Workload> World<W> {
 
     pub(super) fn on_client_timer(&mut self, id: Mount) -> Result<(), Violation> {
         let Some((client, armed)) = self.clients.get_mut(&id) else { return Ok(()) };
-        *armed = None;
+        // One that was set later, for earlier, has taken this one's place.
+        if armed.take_if(|at| *at == self.now).is_none() {
+            return Ok(());
+        }
         if client.poll_timeout().is_some_and(|due| due.0 <= self.now) {
             return self.client_input(id, ClientInput::Timeout);
         }

@@ -54,7 +54,7 @@ pub(super) struct Node<S> {
     deeds: VecDeque<(Lsn, Deed)>,
     armed: Option<Mono>,
     clock: Clock,
-    /// It does not start again: what it promised is lost.
+    /// It does not start as it is: what it promised is lost.
     damaged: bool,
 }
 
@@ -204,12 +204,9 @@ impl<S: Service + Clone> Node<S> {
     }
 
     /// Whether the replica's timeout is due now.
-    pub(super) fn on_timer(&mut self, life: u64) -> bool {
-        if life != self.life {
-            return false;
-        }
-        self.armed = None;
-        true
+    pub(super) fn on_timer(&mut self, life: u64, now: u64) -> bool {
+        // One that was set later, for earlier, has taken this one's place.
+        life == self.life && self.armed.take_if(|at| at.0 == now).is_some()
     }
 
     pub(super) fn replica(&self) -> Option<&Replica<S>> {
@@ -244,6 +241,12 @@ impl<S: Service + Clone> Node<S> {
 
     pub(super) fn set_clock(&mut self, clock: Clock) {
         self.clock = clock;
+    }
+
+    /// The operator gives up what is on a damaged disk.
+    pub(super) fn wipe(&mut self) {
+        self.disk.wipe(&self.setup.cluster.id);
+        self.damaged = false;
     }
 
     /// It is down, and may be started.

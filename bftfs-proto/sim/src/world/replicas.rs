@@ -46,6 +46,9 @@ impl<W: Workload> World<W> {
         let now = self.clock(id);
         self.node_mut(id).disk_mut().full = false;
         self.node_mut(id).start(now);
+        if self.node(id).is_damaged() {
+            self.on_damaged(id);
+        }
         self.pump(id)?;
         self.note(id, None)
     }
@@ -138,7 +141,10 @@ impl<W: Workload> World<W> {
         if replica.is_diverged() {
             return Err(format!("I7: {id:?} found that its state differs from a quorum's"));
         }
-        self.history.progress(id, view, replica.stable())?;
+        // One that knows nothing has to catch up with its promises before it votes.
+        if !replica.is_listening() {
+            self.history.progress(id, view, replica.stable())?;
+        }
         if view > View(0) && self.is_undisturbed() {
             self.history.undisturbed(id, view)?;
         }

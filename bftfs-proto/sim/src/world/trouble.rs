@@ -6,6 +6,7 @@ use super::{Event, World};
 use crate::clock::Clock;
 use crate::disk::Rot;
 use crate::faults::{Faulty, MILLI};
+use crate::invariants::Violation;
 use crate::workload::Workload;
 
 impl<W: Workload> World<W> {
@@ -40,14 +41,30 @@ impl<W: Workload> World<W> {
 
     /// Damages what is on a disk. Its replica finds out when it starts the next time: soon, often.
     fn damage(&mut self, id: ReplicaId) {
-        let all = [Rot::Record, Rot::Misdirected, Rot::Block, Rot::Superblock];
+        let all = [Rot::Record, Rot::Misdirected, Rot::Block, Rot::Superblock, Rot::All];
         let rot = all[self.rng.usize(0..all.len())];
         let node = &mut self.nodes[id.0 as usize];
         node.disk_mut().befall(&mut self.rng, rot);
-        if self.rng.bool() {
+        if self.rng.u8(0..4) > 0 {
             let at = self.rng.u64(0..300 * MILLI);
             self.after(at, Event::Crash(id));
         }
+    }
+
+    /// A replica that found its disk damaged stays down, or is brought back by its operator as one
+    /// that knows nothing (protocol.md, R6.5).
+    pub(super) fn on_damaged(&mut self, id: ReplicaId) {
+        self.damaged += 1;
+        if self.rng.u8(0..3) > 0 {
+            let at = self.rng.u64(0..3_000 * MILLI);
+            self.after(at, Event::Wipe(id));
+        }
+    }
+
+    pub(super) fn wipe(&mut self, id: ReplicaId) -> Result<(), Violation> {
+        self.wiped += 1;
+        self.node_mut(id).wipe();
+        self.start(id)
     }
 
     /// A replica that cannot write what it promised stops; somebody makes room and starts it.
