@@ -108,8 +108,9 @@ fn messages() -> Vec<Message> {
     let (session, replier) = (SessionId(1), ReplicaId(0));
     let read = Read { session, number: 1, operation: vec![2; 20].into(), replier };
     let slots = vec![SlotStatus::Empty, SlotStatus::Prepared, SlotStatus::Committed];
-    let (active, suspects) = (true, false);
-    let status = Status { view: View(1), active, suspects, stable: Seq(4), executed: seq, slots };
+    let (active, suspects, awaits) = (true, false, Some(seq));
+    let (view, stable, executed) = (View(1), Seq(4), seq);
+    let status = Status { view, active, suspects, awaits, stable, executed, slots };
     let mut messages = vec![
         Message::Read(read),
         Message::Reply(Reply { tag: ordered, view: View(1), digest, answer }),

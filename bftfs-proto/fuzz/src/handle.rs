@@ -221,8 +221,9 @@ impl<S: Service + Clone> Stage<'_, S> {
         let status = self.node.status();
         let (stable, executed) = (Seq(status.last_stable), Seq(status.last_executed));
         let (view, active, suspects) = (self.view(), !pick.rarely(4), !pick.rarely(4));
-        let slots = Vec::new();
-        let said = Message::Status(Status { view, active, suspects, stable, executed, slots });
+        let (awaits, slots) = (None, Vec::new());
+        let said =
+            Message::Status(Status { view, active, suspects, awaits, stable, executed, slots });
         self.others().for_each(|from| self.hear_replica(from, &said));
     }
 }

@@ -333,7 +333,7 @@ impl Disk {
                     self.view = self.view.max(new_view.view);
                     None
                 }
-                Record::Learned { .. } | Record::Claimed(_) | Record::Stable(..) => None,
+                _ => None,
             };
             self.votes.extend(vote);
             let read = codec::decode(&codec::encode(record));

@@ -169,7 +169,8 @@ impl<S: Service + Clone> Stage<'_, S> {
         let (stable, executed) = (self.some_seq(pick, liar), self.some_seq(pick, liar));
         let count = if pick.rarely(16) { 256 } else { pick.below(L) };
         let slots = (0..count).map(|_| SLOT_STATUS[pick.index(4)]).collect();
-        Message::Status(Status { view, active, suspects, stable, executed, slots })
+        let awaits = pick.flip().then(|| self.some_seq(pick, liar));
+        Message::Status(Status { view, active, suspects, awaits, stable, executed, slots })
     }
 
     fn some_fetch(&self, pick: &mut Pick<'_>) -> Fetch {
