@@ -54,6 +54,7 @@ impl<S: Service> Replica<S> {
     /// Executes every batch that is decided, next in order, and here with its bodies.
     pub(super) fn execute_ready(&mut self) {
         while self.transfer.is_none()
+            && !self.diverged
             && let Some((seq, batch)) = self.next_decided()
         {
             let missing = self.missing_of(&batch);

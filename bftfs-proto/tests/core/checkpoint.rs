@@ -115,6 +115,7 @@ fn a_replica_that_falls_silent_while_it_executes_says_nothing_of_what_follows() 
         assert_eq!(outputs, [], "neither the next batch nor its answers");
     }
     assert!(node.replica.status().diverged);
+    assert_eq!(node.replica.executed(), Seq(K), "nor does it execute what it cannot tell is right");
 }
 
 #[test]
