@@ -205,7 +205,7 @@ impl<S: Service> Replica<S> {
         self.truncate_journal();
         self.views.relax();
         self.adopt_choice();
-        self.propose();
+        self.execute_ready();
     }
 
     /// Has own checkpoints written at leisure, each with what it added to the one before.

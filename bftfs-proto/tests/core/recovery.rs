@@ -1,7 +1,9 @@
 //! Beginning again from the journal: no vote is forgotten and none is revised.
 
-use bftfs_proto::message::{Message, Status, Tag};
-use bftfs_proto::types::{Seq, SessionId, SlotIndex, View};
+use bftfs_proto::Digest;
+use bftfs_proto::engine::Record;
+use bftfs_proto::message::{Data, Message, StateRoot, Status, Tag};
+use bftfs_proto::types::{Seq, SessionId, SlotIndex, View, Wall};
 
 use super::support::*;
 
@@ -113,4 +115,32 @@ fn a_cluster_of_one_executes_at_once_and_again_after_a_crash() {
 fn answer_x() -> Message {
     let slot = SlotIndex(0);
     reply(Tag::Ordered(SessionId(1), slot, 1), result(b"x"))
+}
+
+#[test]
+fn what_the_journal_holds_above_the_window_is_executed_once_that_moves() {
+    let mut twin = Node::new(1);
+    twin.run_to(L);
+    let state = twin.replica.digest_from_scratch();
+    // It had fetched the state at L, executed one more, and crashed before the state was stored.
+    let root = |seq| StateRoot {
+        seq: Seq(seq),
+        time: Wall(0),
+        sessions: Digest::ZERO,
+        service: Digest::ZERO,
+    };
+    let certificate = |seq, state| [0, 2, 3].map(|by| claim(by, seq, state)).to_vec();
+    let (request, later) = (append(L, b"x"), root(L + K));
+    let learned =
+        Record::Learned { seq: Seq(L + 1), batch: batch(&[&request]), requests: vec![request] };
+    let records = vec![Record::Stable(certificate(L, state), root(L)), learned];
+    let (mut node, _) = Node::with_journal(1, 4, records);
+    // The others have gone on, but enough of them still know the batches.
+    let proof = certificate(L + K, later.digest(&id()));
+    node.hear(replica(2), &Message::Data(Data::Stable(proof, later)));
+    node.run_to(L);
+    for by in [0, 2] {
+        node.hear(replica(by), &Message::Checkpoint(claim(by, L, state)));
+    }
+    assert_eq!(node.replica.executed(), Seq(L + 1));
 }

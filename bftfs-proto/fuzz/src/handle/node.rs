@@ -111,7 +111,9 @@ impl<S: Service + Clone> Node<S> {
 
     pub(super) fn input(&mut self, input: Input) {
         if self.traced {
-            eprintln!("{input:?} at {}", self.mono);
+            let (mono, status) = (self.mono, self.status());
+            let (view, low, executed) = (status.view, status.last_stable, status.last_executed);
+            eprintln!("at {mono}, view {view}, stable {low}, executed {executed}: {input:?}");
         }
         let before = self.status();
         self.replica.handle(self.now(), input);
@@ -211,6 +213,9 @@ impl<S: Service + Clone> Node<S> {
     }
 
     fn recover(&mut self) {
+        if self.traced {
+            eprintln!("crash: {:?}", self.disk.records);
+        }
         self.outbox = Outbox::default();
         self.storing.clear();
         let (loaded, records) = self.disk.load();
