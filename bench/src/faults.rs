@@ -1,7 +1,8 @@
 //! What users notice when replicas die, lie, or come back.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use bftfs_adversary::Role;
@@ -35,8 +36,11 @@ pub(crate) struct Options {
     /// Interleaved rounds over every role, each with the liar as primary and as backup
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: u16,
-    /// Seconds that are measured before a replica begins to lie, and from then on
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(2..=600))]
+    /// Times that a replica lies after it was honest, in each round
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    turns: u16,
+    /// Seconds that it is honest, and then lies
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=600))]
     seconds: u16,
     /// Times that a replica is away
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
@@ -105,7 +109,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     settings.extend([
         ("pinning", json!(machine::pinning(None))),
         ("workers", json!(load::WORKERS)),
-        ("window_seconds", json!(options.seconds)),
+        ("turns", json!(options.turns)),
+        ("turn_seconds", json!(options.seconds)),
         ("missed_operations", json!(options.operations)),
         ("cluster", json!("4 replicas, strict, durability sync")),
     ]);
@@ -119,22 +124,28 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         report.away = Some(away::measure(dir.path(), options.absences, options.operations)?);
     }
     if options.wants(Part::Lie) {
-        let casts = options.casts();
-        let progress = Progress::new(casts.len() * usize::from(options.rounds));
-        for round in 0..options.rounds {
-            for &(role, place) in &casts {
-                let label = format!("round {}: {role} as {place}", round + 1);
-                progress.begin(&label);
-                let sample = lie::measure(dir.path(), role, place, options.seconds)
-                    .with_context(|| label.clone())?;
-                progress.end(&format!("{label}: {sample}"));
-                report.add(role, place, sample);
-            }
-        }
+        measure_lies(options, dir.path(), &mut report)?;
     }
     println!("{}", report.tables());
     if let Some(file) = &options.json {
         output::write(file, &(serde_json::to_string_pretty(&report)? + "\n"))?;
+    }
+    Ok(())
+}
+
+/// Each round has every role played once in each place.
+fn measure_lies(options: &Options, dir: &Path, report: &mut Report) -> Result<()> {
+    let (casts, window) = (options.casts(), Duration::from_secs(options.seconds.into()));
+    let progress = Progress::new(casts.len() * usize::from(options.rounds));
+    for round in 1..=options.rounds {
+        for &(role, place) in &casts {
+            let label = format!("round {round}: {role} as {place}");
+            progress.begin(&label);
+            let sample = lie::measure(dir, role, place, window, options.turns);
+            let sample = sample.with_context(|| label.clone())?;
+            progress.end(&format!("{label}: {sample}"));
+            report.add(role, place, sample);
+        }
     }
     Ok(())
 }

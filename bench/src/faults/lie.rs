@@ -1,4 +1,4 @@
-//! A replica begins to lie under load.
+//! A replica lies under load, on and off.
 
 use std::fmt;
 use std::path::Path;
@@ -22,18 +22,18 @@ const WARM_UP: Duration = Duration::from_secs(1);
 /// Clusters that are tried until one still has its first primary when the lie is to begin.
 const ATTEMPTS: usize = 3;
 
-/// One measurement: before a replica lies, and from then on.
+/// One measurement of one cluster.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Sample {
     /// Calls per second while all are honest.
     pub honest_rate: f64,
-    /// Calls per second from the first lie on.
+    /// Calls per second while one lies.
     pub lying_rate: f64,
-    /// Calls per second in the second half of that time.
+    /// Calls per second in the second half of each such time.
     pub settled_rate: f64,
     /// From the first lie to the end of the first call that was begun after it.
     pub resumed_ms: f64,
-    /// The longest time without any call done from the first lie on.
+    /// The longest time without any call done while it lies for the first time.
     pub pause_ms: f64,
     /// Views that were left.
     pub views: u64,
@@ -55,10 +55,16 @@ impl fmt::Display for Sample {
     }
 }
 
-/// Measures for `seconds` before, and as long after a replica in that place begins to play `role`.
-pub(super) fn measure(dir: &Path, role: Role, place: Place, seconds: u16) -> Result<Sample> {
+/// A replica in that place plays `role` in every second of `2 * turns` windows.
+pub(super) fn measure(
+    dir: &Path,
+    role: Role,
+    place: Place,
+    window: Duration,
+    turns: u16,
+) -> Result<Sample> {
     for _ in 0..ATTEMPTS {
-        if let Some(sample) = attempt(dir, role, place, seconds)? {
+        if let Some(sample) = attempt(dir, role, place, window, turns)? {
             return Ok(sample);
         }
     }
@@ -66,7 +72,13 @@ pub(super) fn measure(dir: &Path, role: Role, place: Place, seconds: u16) -> Res
 }
 
 /// `None` if there was a view change before anybody lied.
-fn attempt(dir: &Path, role: Role, place: Place, seconds: u16) -> Result<Option<Sample>> {
+fn attempt(
+    dir: &Path,
+    role: Role,
+    place: Place,
+    window: Duration,
+    turns: u16,
+) -> Result<Option<Sample>> {
     let liar = match place {
         Place::Primary => 0,
         Place::Backup => 2,
@@ -74,29 +86,44 @@ fn attempt(dir: &Path, role: Role, place: Place, seconds: u16) -> Result<Option<
     let lie = Lie { role: role.to_string(), on_signal: true };
     let site = Site::new(dir, [(liar, lie)].into())?;
     let load = Load::start(site.mount.point())?;
-    let window = Duration::from_secs(seconds.into());
     pause(WARM_UP)?;
-    let begin = Instant::now();
-    pause(window)?;
-    let before = site.latest()?;
-    if before.view != 0 {
-        return Ok(None);
+    let mut spans = Vec::new();
+    for turn in 0..turns {
+        let honest = Instant::now();
+        pause(window)?;
+        if turn == 0 && site.latest()?.view != 0 {
+            return Ok(None);
+        }
+        let lying = Instant::now();
+        site.cluster.replica(liar)?.signal(Signal::USR1)?;
+        pause(window)?;
+        site.cluster.replica(liar)?.signal(Signal::USR1)?;
+        spans.push(Spans { honest, lying, end: Instant::now() });
     }
-    let moment = Instant::now();
-    site.cluster.replica(liar)?.signal(Signal::USR1)?;
-    pause(window)?;
-    let end = Instant::now();
-    let resumed = load.resumed(moment)?;
-    let after = site.latest()?;
+    let Spans { lying, end, .. } = spans[0];
+    let resumed = load.resumed(lying)?;
+    let views = site.latest()?.view;
     let done = load.stop()?;
+    let mean = |span: fn(&Spans) -> (Instant, Instant)| {
+        let rates = spans.iter().map(span).map(|(from, to)| rate(&done, from, to));
+        rates.sum::<f64>() / spans.len() as f64
+    };
     Ok(Some(Sample {
-        honest_rate: rate(&done, begin, moment),
-        lying_rate: rate(&done, moment, end),
-        settled_rate: rate(&done, moment + window / 2, end),
+        honest_rate: mean(|spans| (spans.honest, spans.lying)),
+        lying_rate: mean(|spans| (spans.lying, spans.end)),
+        settled_rate: mean(|spans| (spans.lying + (spans.end - spans.lying) / 2, spans.end)),
         resumed_ms: ms(resumed),
-        pause_ms: ms(longest_pause(&done, moment, end)),
-        views: after.view - before.view,
+        pause_ms: ms(longest_pause(&done, lying, end)),
+        views,
     }))
+}
+
+/// When a turn began, when its lies did, and when they ended.
+#[derive(Clone, Copy)]
+struct Spans {
+    honest: Instant,
+    lying: Instant,
+    end: Instant,
 }
 
 fn pause(duration: Duration) -> Result<()> {
