@@ -33,6 +33,8 @@ const MEASURED_MIN: u64 = 16;
 const SLOW_NANOS: u64 = 100_000_000;
 /// How many times as long as the rest of the protocol it may.
 const SLOW_FACTOR: u64 = 8;
+/// A request that takes this part of the time that it may take, in the mean, takes little.
+const BRISK_PART: u64 = 8;
 
 /// How the primary of a view has served so far, as one backup sees it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,6 +59,12 @@ impl Conduct {
         self.waited = mean(self.waited, waited);
         self.rest = mean(self.rest, rest);
         self.measured += 1;
+    }
+
+    /// Every so many batches: half of `timeout` would have been plenty.
+    fn is_brisk(&self, timeout: u64) -> bool {
+        self.measured.is_multiple_of(MEASURED_MIN)
+            && self.waited.saturating_add(self.rest) < timeout / BRISK_PART
     }
 
     fn is_slow(&self) -> bool {
@@ -212,6 +220,9 @@ impl<S: Service> Replica<S> {
         if let Some((proposed, waited)) = slot.proposed {
             let rest = self.now.mono.0.saturating_sub(proposed.0);
             self.views.conduct.measure(waited, rest);
+            if self.views.conduct.is_brisk(self.views.timeout) {
+                self.views.relax();
+            }
         }
     }
 
@@ -230,5 +241,30 @@ impl<S: Service> Replica<S> {
     pub(super) fn waited(&self, requests: &[Digest]) -> u64 {
         let bodies = requests.iter().filter_map(|digest| self.pool.get(digest));
         bodies.map(|body| body.waited(self.now.mono)).max().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use super::*;
+
+    /// Every one of so many batches takes this long: after which is the patience halved?
+    fn halvings(batches: u64, waited: u64, rest: u64, timeout: u64) -> Vec<u64> {
+        let mut conduct = Conduct::default();
+        let mut halves = || {
+            conduct.measure(waited, rest);
+            conduct.is_brisk(timeout)
+        };
+        (1..=batches).filter(|_| halves()).collect()
+    }
+
+    #[test]
+    fn a_view_that_works_well_shortens_the_patience_that_others_lengthened() {
+        assert_eq!(halvings(50, 10, 80, 1000), [16, 32, 48]);
+        assert_eq!(halvings(50, 100, 80, 1000), [0; 0], "the primary takes too long");
+        assert_eq!(halvings(50, 10, 180, 1000), [0; 0], "all that follows takes too long");
+        assert_eq!(halvings(15, 0, 0, 1000), [0; 0], "it has not shown it yet");
     }
 }
