@@ -99,7 +99,7 @@ impl fmt::Debug for PublicKey {
 }
 
 /// An Ed25519 signature.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Signature([u8; 32], [u8; 32]);
 
 impl Signature {

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use bftfs_state::Digest;
 
-use crate::auth::PublicKey;
+use crate::auth::{PublicKey, Reject, Signature};
 use crate::types::{ClientId, Principal, ReplicaId, View};
 
 /// Sequence numbers between two checkpoints (K).
@@ -84,6 +84,9 @@ const _: () = assert!(
 );
 const _: () = assert!(BATCH_BYTES_MAX <= CLIENT_PENDING_BYTES_MAX);
 
+/// Checks a signature over a digest.
+pub type Verify = fn(&PublicKey, &Digest, &Signature) -> Result<(), Reject>;
+
 /// The members of a cluster and their keys.
 #[derive(Clone, Debug)]
 pub struct Cluster {
@@ -98,6 +101,9 @@ pub struct Cluster {
     /// Sequence numbers that may be open above the last stable checkpoint (L), at least 2 K and at
     /// most [`WINDOW_SEQS`].
     pub window: u64,
+    /// How signatures are checked: [`PublicKey::verify`]. The simulator, in which one process is
+    /// all members, remembers what was checked.
+    pub verify: Verify,
 }
 
 impl Cluster {
@@ -109,7 +115,8 @@ impl Cluster {
         clients: BTreeMap<ClientId, PublicKey>,
     ) -> Self {
         let (checkpoint_interval, window) = (CHECKPOINT_INTERVAL_SEQS, WINDOW_SEQS);
-        Self { id, replicas, clients, checkpoint_interval, window }
+        let verify = PublicKey::verify;
+        Self { id, replicas, clients, checkpoint_interval, window, verify }
     }
 
     /// Replicas in the cluster (n).

@@ -23,7 +23,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::{PublicKey, Reject, Signature, Signer, digest_of};
 use crate::codec;
-use crate::config::{BATCH_REQUESTS_MAX, OPERATION_BYTES_MAX, REPLICAS_MAX, RESULT_BYTES_MAX};
+use crate::config::{
+    BATCH_REQUESTS_MAX, Cluster, OPERATION_BYTES_MAX, REPLICAS_MAX, RESULT_BYTES_MAX,
+};
 use crate::config::{SESSION_SLOTS, VIEW_CHANGE_ACCEPTED_MAX, WINDOW_SEQS};
 use crate::types::{ClientId, Principal, ReplicaId, Seq, SessionId, SlotIndex, View, Wall};
 
@@ -303,8 +305,8 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`Reject::Signature`].
-    pub fn verify(&self, cluster: &Digest, key: &PublicKey) -> Result<(), Reject> {
-        key.verify(&self.signed(cluster), &self.signature)
+    pub fn verify(&self, cluster: &Cluster, key: &PublicKey) -> Result<(), Reject> {
+        (cluster.verify)(key, &self.signed(&cluster.id), &self.signature)
     }
 }
 
@@ -350,8 +352,8 @@ impl ViewChange {
     ///
     /// # Errors
     /// [`Reject::Signature`].
-    pub fn verify(&self, cluster: &Digest, key: &PublicKey) -> Result<(), Reject> {
-        key.verify(&self.signed(cluster), &self.signature)
+    pub fn verify(&self, cluster: &Cluster, key: &PublicKey) -> Result<(), Reject> {
+        (cluster.verify)(key, &self.signed(&cluster.id), &self.signature)
     }
 
     fn check(&self) -> Result<(), Reject> {
@@ -394,8 +396,8 @@ impl NewView {
     ///
     /// # Errors
     /// [`Reject::Signature`].
-    pub fn verify(&self, cluster: &Digest, key: &PublicKey) -> Result<(), Reject> {
-        key.verify(&self.signed(cluster), &self.signature)
+    pub fn verify(&self, cluster: &Cluster, key: &PublicKey) -> Result<(), Reject> {
+        (cluster.verify)(key, &self.signed(&cluster.id), &self.signature)
     }
 
     fn check(&self) -> Result<(), Reject> {

@@ -123,7 +123,7 @@ fn no_role_forges() {
             };
             for claim in claims.iter().filter(|claim| claim.replica != ME) {
                 let key = &cluster.replicas[claim.replica.0 as usize];
-                assert!(claim.verify(&cluster.id, key).is_err(), "{role} forged {claim:?}");
+                assert!(claim.verify(&cluster, key).is_err(), "{role} forged {claim:?}");
             }
         }
     }

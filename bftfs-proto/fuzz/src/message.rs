@@ -48,6 +48,7 @@ fn use_message(from: Principal, message: &Message, bytes: usize) {
     assert!(again.len() <= bytes, "ours is the shortest encoding");
     assert_eq!(codec::decode(&again).as_ref(), Ok(message), "a message has one meaning");
     let (c, key) = (&cast::id(), &replica_signer(0).public());
+    let cluster = &cast::cluster(4);
     match message {
         Message::Request(request) | Message::Data(Data::Request(request)) => {
             let key = client_signer(1).public();
@@ -64,13 +65,13 @@ fn use_message(from: Principal, message: &Message, bytes: usize) {
         Message::Data(Data::Batch(batch)) => {
             let _ = batch.digest(c);
         }
-        Message::Checkpoint(claim) => assert!(claim.verify(c, key).is_err()),
+        Message::Checkpoint(claim) => assert!(claim.verify(cluster, key).is_err()),
         Message::Data(Data::Stable(claims, root)) => {
             let _ = root.digest(c);
-            assert!(claims.iter().all(|claim| claim.verify(c, key).is_err()));
+            assert!(claims.iter().all(|claim| claim.verify(cluster, key).is_err()));
         }
-        Message::ViewChange(change) => assert!(change.verify(c, key).is_err()),
-        Message::NewView(new_view) => assert!(new_view.verify(c, key).is_err()),
+        Message::ViewChange(change) => assert!(change.verify(cluster, key).is_err()),
+        Message::NewView(new_view) => assert!(new_view.verify(cluster, key).is_err()),
         Message::Read(_)
         | Message::Ask(_)
         | Message::Prepare(_)

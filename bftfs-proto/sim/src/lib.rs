@@ -12,6 +12,7 @@ pub mod disk;
 pub mod faults;
 pub mod invariants;
 pub mod linear;
+pub mod memo;
 pub mod network;
 pub mod order;
 pub mod register;

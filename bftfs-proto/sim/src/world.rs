@@ -26,6 +26,7 @@ use crate::cast::{Cast, Choices};
 use crate::clock::{Clock, EPOCH};
 use crate::faults::{Faulty, MILLI, Plan};
 use crate::invariants::{History, Violation};
+use crate::memo;
 use crate::network::Network;
 use crate::rogue::Rogue;
 use crate::trace::{Trace, caught};
@@ -169,6 +170,8 @@ fn cluster_of(seed: u64, plan: &Plan, cast: &Cast) -> Cluster {
     let mut cluster = Cluster::new(Digest::of(&seed.to_le_bytes()), keys, clients.collect());
     cluster.checkpoint_interval = plan.checkpoint_interval;
     cluster.window = 2 * plan.checkpoint_interval;
+    memo::forget();
+    cluster.verify = memo::verify;
     cluster
 }
 

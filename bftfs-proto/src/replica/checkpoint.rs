@@ -112,7 +112,7 @@ pub(super) fn is_certificate(certificate: &[Checkpoint], cluster: &Cluster) -> b
         && certificate.iter().all(|claim| {
             let key = cluster.replicas.get(claim.replica.0 as usize);
             (claim.seq, claim.state) == (first.seq, first.state)
-                && key.is_some_and(|key| claim.verify(&cluster.id, key).is_ok())
+                && key.is_some_and(|key| claim.verify(cluster, key).is_ok())
         })
 }
 
@@ -163,7 +163,7 @@ impl<S: Service> Replica<S> {
             return Err(Reject::Watermark);
         }
         let key = self.cluster.replicas.get(claim.replica.0 as usize).ok_or(Reject::Role)?;
-        claim.verify(&self.cluster.id, key)?;
+        claim.verify(&self.cluster, key)?;
         let seq = claim.seq;
         self.checkpoints.add(claim);
         self.try_stable(seq);

@@ -89,7 +89,7 @@ fn has_accepted(change: &ViewChange, vote: &Vote) -> bool {
 /// - every entry is of an earlier view and between its watermarks.
 pub(super) fn check_change(change: &ViewChange, cluster: &Cluster) -> Result<(), Reject> {
     let key = cluster.replicas.get(change.replica.0 as usize).ok_or(Reject::Role)?;
-    change.verify(&cluster.id, key)?;
+    change.verify(cluster, key)?;
     let within = |vote: &Vote| {
         let above = vote.seq.0.checked_sub(change.stable.0);
         vote.view < change.view && above.is_some_and(|above| (1..=cluster.window).contains(&above))

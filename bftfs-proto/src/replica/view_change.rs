@@ -238,7 +238,7 @@ impl<S: Service> Replica<S> {
         self.views.admit(from, self.now.mono)?;
         let primary = self.cluster.primary(view);
         let key = self.cluster.replicas.get(primary.0 as usize).ok_or(Reject::Role)?;
-        new_view.verify(&self.cluster.id, key)?;
+        new_view.verify(&self.cluster, key)?;
         let known = |change: &ViewChange| self.views.changes.get(&change.replica) == Some(change);
         let checked = check_new_view(&new_view, &self.cluster, known);
         if checked.is_err() {
