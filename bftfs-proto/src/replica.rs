@@ -11,6 +11,7 @@ mod catch_up;
 mod checkpoint;
 mod choice;
 mod execution;
+mod faults;
 mod inspect;
 mod log;
 mod ordering;
@@ -37,6 +38,8 @@ use crate::types::{ClientId, Lsn, Mono, Now, Principal, ReplicaId, Seq, View};
 
 pub use amnesia::Recovery;
 pub use choice::{Choice, choose};
+pub use faults::{Fault, UnknownFault};
+pub use inspect::Sizes;
 pub use recovery::{Loaded, Setup};
 
 use amnesia::Amnesia;
@@ -90,6 +93,9 @@ pub struct Replica<S> {
     diverged: bool,
     now: Now,
     rejects: BTreeMap<Reject, u64>,
+    /// The rule that it breaks, if any.
+    #[cfg(feature = "faults")]
+    fault: Option<Fault>,
 }
 
 /// Where a replica is, for people and for tests.

@@ -53,7 +53,8 @@ impl Shown {
     }
 }
 
-/// As primary, tells two halves different things. As any replica, supports every vote it hears.
+/// As primary, tells two halves different things. As backup, proposes as if it were the primary.
+/// As either, supports every vote it hears.
 #[derive(Debug)]
 pub(crate) struct Equivocate {
     shown: Shown,
@@ -86,11 +87,19 @@ fn twin(mut batch: Batch) -> Batch {
 
 impl Lie for Equivocate {
     fn hear(&mut self, mind: &mut Mind, from: Principal, message: &Message) -> bool {
-        if let (Principal::Replica(from), Message::Prepare(vote)) = (from, message) {
-            if !mind.is_primary(vote.view) {
-                mind.whisper(from, Message::Prepare(*vote));
+        let Principal::Replica(from) = from else { return true };
+        match message {
+            Message::Prepare(vote) => {
+                if !mind.is_primary(vote.view) {
+                    mind.whisper(from, Message::Prepare(*vote));
+                }
+                mind.whisper(from, Message::Commit(*vote));
             }
-            mind.whisper(from, Message::Commit(*vote));
+            Message::PrePrepare(proposal) if mind.once_in(4) => {
+                let (to, batch) = (mind.someone(), twin(proposal.batch.clone()));
+                mind.whisper(to, Message::PrePrepare(PrePrepare { batch, ..*proposal }));
+            }
+            _ => {}
         }
         true
     }

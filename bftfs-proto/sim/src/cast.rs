@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bftfs_adversary::Role;
+use bftfs_proto::replica::Fault;
 use bftfs_proto::types::ReplicaId;
 use fastrand::Rng;
 
@@ -23,8 +24,10 @@ pub struct Choices {
     pub rogues: Option<u32>,
     /// Replicas with bad disks or clocks.
     pub faulty: Option<usize>,
-    /// A rule to break.
+    /// A rule of the world to break.
     pub sabotage: Option<Sabotage>,
+    /// A rule of the core that every replica breaks. Needs the feature `faults`.
+    pub fault: Option<Fault>,
 }
 
 impl Choices {

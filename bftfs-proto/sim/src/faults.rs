@@ -19,6 +19,8 @@ pub enum Sabotage {
     EarlySend,
     /// A replica's state is changed behind its back.
     StateDrift,
+    /// Clients believe one replica less than a quorum (concord-bft).
+    SmallReadQuorum,
 }
 
 /// How a replica is faulty beyond crashing: at most f are.

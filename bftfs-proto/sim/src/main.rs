@@ -46,12 +46,19 @@ struct Arguments {
     /// Seeds that run at the same time.
     #[arg(long, default_value_t = 1)]
     jobs: usize,
+    /// End with the first seed that fails.
+    #[arg(long)]
+    stop: bool,
     /// Run every seed twice and compare the traces.
     #[arg(long)]
     twice: bool,
     /// Break a rule on purpose: the run must then fail.
     #[arg(long, value_name = "RULE")]
     sabotage: Option<Broken>,
+    /// Have every replica break this rule of the core: the run must then fail.
+    #[cfg(feature = "faults")]
+    #[arg(long)]
+    fault: Option<bftfs_proto::replica::Fault>,
     /// Say how each seed went.
     #[arg(long)]
     verbose: bool,
@@ -75,6 +82,8 @@ enum Broken {
     EarlySend,
     /// One replica's state differs.
     StateDrift,
+    /// Clients believe one replica less than a quorum.
+    SmallReadQuorum,
 }
 
 impl From<Broken> for Sabotage {
@@ -83,6 +92,7 @@ impl From<Broken> for Sabotage {
             Broken::Amnesia => Self::Amnesia,
             Broken::EarlySend => Self::EarlySend,
             Broken::StateDrift => Self::StateDrift,
+            Broken::SmallReadQuorum => Self::SmallReadQuorum,
         }
     }
 }
@@ -90,6 +100,7 @@ impl From<Broken> for Sabotage {
 /// Sums over all runs, to see that they reach what they are to test.
 #[derive(Debug, Default)]
 struct Totals {
+    runs: u64,
     failed: u64,
     events: u64,
     nanos: u64,
@@ -108,6 +119,7 @@ struct Totals {
 
 impl Totals {
     fn add(&mut self, report: &Report) {
+        self.runs += 1;
         self.failed += u64::from(report.violation.is_some());
         self.with_liars += u64::from(!report.cast.liars.is_empty());
         self.refused += report.refused;
@@ -130,7 +142,7 @@ fn main() -> ExitCode {
     note_panics();
     let began = Instant::now();
     let totals = run_all(&arguments);
-    summarise(&arguments, &totals, began.elapsed().as_secs_f64());
+    summarise(&totals, began.elapsed().as_secs_f64());
     if totals.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -146,6 +158,9 @@ fn run_all(arguments: &Arguments) -> Totals {
                     if k >= arguments.count {
                         break;
                     }
+                    if arguments.stop && failed(&totals) {
+                        break;
+                    }
                     let seed = arguments.seed.saturating_add(k);
                     let report = run(arguments, seed);
                     tell(arguments, seed, &report);
@@ -155,6 +170,10 @@ fn run_all(arguments: &Arguments) -> Totals {
         }
     });
     totals.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn failed(totals: &Mutex<Totals>) -> bool {
+    totals.lock().unwrap_or_else(PoisonError::into_inner).failed > 0
 }
 
 fn tell(arguments: &Arguments, seed: u64, report: &Report) {
@@ -182,6 +201,10 @@ fn run(arguments: &Arguments, seed: u64) -> Report {
         rogues: arguments.rogues,
         faulty: arguments.faulty,
         sabotage: arguments.sabotage.map(Into::into),
+        #[cfg(feature = "faults")]
+        fault: arguments.fault,
+        #[cfg(not(feature = "faults"))]
+        fault: None,
     };
     let by_turns = if seed.is_multiple_of(2) { Load::Files } else { Load::Lists };
     let once = || match arguments.workload.unwrap_or(by_turns) {
@@ -211,6 +234,8 @@ fn options(arguments: &Arguments) -> String {
     let load = arguments.workload.and_then(|load| load.to_possible_value());
     add("workload", load.map(|load| load.get_name().into()));
     let rule = arguments.sabotage.and_then(|rule| rule.to_possible_value());
+    #[cfg(feature = "faults")]
+    add("fault", arguments.fault.map(|fault| fault.to_string()));
     add("sabotage", rule.map(|rule| rule.get_name().into()));
     if arguments.backups_only {
         options += " --backups-only";
@@ -218,9 +243,9 @@ fn options(arguments: &Arguments) -> String {
     options
 }
 
-fn summarise(arguments: &Arguments, totals: &Totals, seconds: f64) {
+fn summarise(totals: &Totals, seconds: f64) {
     let hours = std::time::Duration::from_nanos(totals.nanos).as_secs_f64() / 3600.0;
-    let per_minute = 60.0 * arguments.count as f64 / seconds.max(0.001);
+    let per_minute = 60.0 * totals.runs as f64 / seconds.max(0.001);
     println!(
         "{} events, {hours:.2} simulated hours, {} operations ({} fast reads), {} crashes, \
          {} stops for want of room, {} damaged disks, {} brought back, {} state transfers, {} views, {} runs with Byzantine replicas, {} frames refused, \
@@ -238,5 +263,5 @@ fn summarise(arguments: &Arguments, totals: &Totals, seconds: f64) {
         totals.refused,
         totals.beyond_checkpoint,
     );
-    println!("{} passed, {} failed", arguments.count - totals.failed, totals.failed);
+    println!("{} passed, {} failed", totals.runs - totals.failed, totals.failed);
 }

@@ -12,6 +12,10 @@ use fastrand::Rng;
 
 /// Requests of one flood.
 const FLOOD_REQUESTS: u64 = 60;
+/// Requests of one wave of a deluge.
+const WAVE_REQUESTS: u64 = 400;
+/// Waves of a deluge: more than any replica has room for.
+const WAVES: u64 = 12;
 
 /// A faulty client around a correct one, which keeps its session and numbers.
 #[derive(Debug)]
@@ -22,6 +26,8 @@ pub struct Rogue {
     signer: Signer,
     rng: Rng,
     ticket: u64,
+    /// Waves of a deluge that are still to come: over one replica, and rarely at all.
+    waves: u64,
 }
 
 impl Rogue {
@@ -30,7 +36,8 @@ impl Rogue {
     pub fn new(cluster: Cluster, id: ClientId, signer: Signer, now: Now, seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let client = Client::new(cluster.clone(), id, signer.clone(), rng.u64(..), now);
-        Self { id, client, cluster, signer, rng, ticket: 0 }
+        let waves = if rng.u8(0..40) == 0 { WAVES } else { 0 };
+        Self { id, client, cluster, signer, rng, ticket: 0, waves }
     }
 
     /// Which client it is.
@@ -71,7 +78,23 @@ impl Rogue {
             let operation = operation(&mut self.rng);
             said.append(&mut self.flood(&operation));
         }
+        if self.waves > 0 {
+            self.waves -= 1;
+            let operation = operation(&mut self.rng);
+            said.append(&mut self.wave(&operation));
+        }
         said
+    }
+
+    /// Requests without signatures, each for another session, for one replica.
+    fn wave(&mut self, operation: &Bytes) -> Vec<(ReplicaId, Message)> {
+        let (client, signature, replier) = (self.id, Signature::NONE, ReplicaId(0));
+        let first = 1000 + self.waves * WAVE_REQUESTS;
+        let request = |k| {
+            let body = Body::Operation(SessionId(first + k), SlotIndex(0), 1, operation.clone());
+            (ReplicaId(1), Message::Request(Request { client, body, signature, replier }))
+        };
+        (0..WAVE_REQUESTS).map(request).collect()
     }
 
     /// What is sent in place of one honest request to all.

@@ -24,7 +24,7 @@ use fastrand::Rng;
 
 use crate::cast::{Cast, Choices};
 use crate::clock::{Clock, EPOCH};
-use crate::faults::{Faulty, MILLI, Plan};
+use crate::faults::{Faulty, MILLI, Plan, Sabotage};
 use crate::invariants::{History, Violation};
 use crate::memo;
 use crate::network::Network;
@@ -191,13 +191,17 @@ impl<W: Workload> World<W> {
                 Some(Faulty::Clock) => Clock::wild(&mut rng),
                 Some(Faulty::Disk) | None => Clock::tame(&mut rng, plan.skew),
             };
-            Node::new(setup, workload.service(), clock)
+            Node::new(setup, workload.service(), clock, choices.fault)
         });
         let nodes = nodes.collect();
         let now = Now { mono: Mono(0), wall: Wall(EPOCH) };
+        let mut known = cluster.clone();
+        if plan.sabotage == Some(Sabotage::SmallReadQuorum) {
+            known.replicas.pop();
+        }
         let mounts = (0..plan.clients * plan.mounts).map(|i| {
             let id = ClientId(1 + i % plan.clients);
-            let client = Client::new(cluster.clone(), id, signer(1, id.0), rng.u64(..), now);
+            let client = Client::new(known.clone(), id, signer(1, id.0), rng.u64(..), now);
             (Mount(i), (client, None))
         });
         let clients = mounts.collect();

@@ -15,10 +15,10 @@ use crate::message::{
 use crate::service::Service;
 use crate::types::{Mono, Principal, ReplicaId, Seq};
 
-use super::Replica;
 use super::log::Slot;
 use super::request::is_signed;
 use super::state::Standing;
+use super::{Fault, Replica};
 
 /// Sequence numbers for which votes are sent again in answer to one STATUS.
 const RESEND_SEQS_MAX: usize = 32;
@@ -143,6 +143,9 @@ impl<S: Service> Replica<S> {
     }
 
     fn send_stable(&mut self, to: ReplicaId) {
+        if self.broken(Fault::HideStable) {
+            return;
+        }
         let root = self.checkpoints.own(self.log.low()).copied();
         if let (Some(root), false) = (root, self.checkpoints.stable.is_empty()) {
             let certificate = self.checkpoints.stable.clone();
@@ -154,7 +157,7 @@ impl<S: Service> Replica<S> {
         let decided = |(seq, slot): (Seq, &Slot)| Some((seq, slot.decided?));
         let after = self.log.iter().filter(|(seq, _)| *seq > executed);
         let batches: Vec<(Seq, Digest)> = after.filter_map(decided).collect();
-        if !batches.is_empty() {
+        if !batches.is_empty() && !self.broken(Fault::HideDecided) {
             self.send_to(to, Message::Decided(Decided { batches }));
         }
     }
@@ -191,7 +194,7 @@ impl<S: Service> Replica<S> {
 
     /// Claims of w replicas decide: one of them is correct, and it says that the batch committed.
     pub(super) fn on_decided(&mut self, from: ReplicaId, decided: &Decided) -> Result<(), Reject> {
-        let weak = self.cluster.weak();
+        let weak = if self.broken(Fault::BelieveOne) { 1 } else { self.cluster.weak() };
         for (seq, digest) in &decided.batches {
             if *seq <= self.state.executed() {
                 continue;

@@ -64,6 +64,11 @@ impl Checkpoints {
         self.stable = certificate;
     }
 
+    /// Claims that are held.
+    pub(super) fn claims(&self) -> usize {
+        self.claims.values().map(BTreeMap::len).sum()
+    }
+
     /// What this replica's own checkpoint at `seq` is made of.
     pub(super) fn own(&self, seq: Seq) -> Option<&StateRoot> {
         self.own.get(&seq)

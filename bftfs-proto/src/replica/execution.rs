@@ -13,7 +13,7 @@ use crate::service::Service;
 use crate::types::{ClientId, Lsn, Principal, ReplicaId, Seq, Wall};
 
 use super::state::Kept;
-use super::{AnswerKey, Replica};
+use super::{AnswerKey, Fault, Replica};
 
 /// Bytes of large answers that a replica keeps for clients that ask again.
 const ANSWERS_BYTES_MAX: usize = 64 << 20;
@@ -30,6 +30,10 @@ pub(super) struct Answers {
 impl Answers {
     pub(super) fn get(&self, key: &AnswerKey) -> Option<Answer> {
         self.by_tag.get(key).map(|(_, answer)| answer.clone())
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     fn keep(&mut self, key: AnswerKey, answer: Answer) {
@@ -85,7 +89,8 @@ impl<S: Service> Replica<S> {
         let requests: Vec<Request> = batch.requests.iter().filter_map(body).collect();
         assert!(requests.len() == batch.requests.len(), "a batch is executed with its bodies");
         self.executed_lsn = self.executed_mark(seq, batch, &requests);
-        let time = self.state.begin(seq, batch.time, requests.len());
+        let proposed = if self.broken(Fault::LocalTime) { self.now.wall } else { batch.time };
+        let time = self.state.begin(seq, proposed, requests.len());
         for (k, request) in (0_u64..).zip(&requests) {
             let time = Wall(time.0.saturating_add(k));
             if let Some(answer) = self.state.execute(&self.cluster.id, request, time) {
@@ -150,7 +155,8 @@ impl<S: Service> Replica<S> {
         if !self.cluster.clients.contains_key(&from) {
             return Err(Reject::Role);
         }
-        if self.state.executed() < self.barrier || self.transfer.is_some() {
+        let early = self.state.executed() < self.barrier && !self.broken(Fault::NoBarrier);
+        if early || self.transfer.is_some() {
             return Err(Reject::Stale);
         }
         let answer = self.state.query(from, read.session, &read.operation);

@@ -5,6 +5,27 @@ use crate::types::{Seq, View};
 
 use super::Replica;
 
+/// How much a replica holds of what others can make it hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Numbers that something is known of.
+    pub slots: usize,
+    /// Requests with their bodies, executed ones until their checkpoint is stable.
+    pub bodies: usize,
+    /// Requests of one client that are not executed: of the one that has most.
+    pub pending: usize,
+    /// Things asked for.
+    pub wants: usize,
+    /// Bodies that batches wait for.
+    pub blocked: usize,
+    /// Claims of checkpoints that are not stable.
+    pub claims: usize,
+    /// View-changes.
+    pub view_changes: usize,
+    /// Bytes of large answers.
+    pub answers_bytes: usize,
+}
+
 impl<S: Service> Replica<S> {
     /// Its view, or the one that it promised to move to.
     #[must_use]
@@ -34,5 +55,20 @@ impl<S: Service> Replica<S> {
     #[must_use]
     pub fn is_diverged(&self) -> bool {
         self.diverged
+    }
+
+    /// How much it holds.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        Sizes {
+            slots: self.log.iter().count(),
+            bodies: self.pool.len(),
+            pending: self.pool.most_pending(),
+            wants: self.wants.len(),
+            blocked: self.blocked.len(),
+            claims: self.checkpoints.claims(),
+            view_changes: self.views.changes(),
+            answers_bytes: self.answers.bytes(),
+        }
     }
 }

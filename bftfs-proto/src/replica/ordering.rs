@@ -11,8 +11,8 @@ use crate::message::{Batch, Fetch, Message, PrePrepare, Vote};
 use crate::service::Service;
 use crate::types::{ReplicaId, Seq, Wall};
 
-use super::Replica;
 use super::log::Accepted;
+use super::{Fault, Replica};
 
 impl<S: Service> Replica<S> {
     /// A backup accepts a pre-prepare iff
@@ -30,7 +30,7 @@ impl<S: Service> Replica<S> {
         if view != self.view || !self.views.active {
             return Err(Reject::View);
         }
-        if from != self.cluster.primary(view) {
+        if from != self.cluster.primary(view) && !self.broken(Fault::AnyPrimary) {
             return Err(Reject::Role);
         }
         let digest = batch.digest(&self.cluster.id);
@@ -59,7 +59,7 @@ impl<S: Service> Replica<S> {
         let restarted = self.now.mono.0.saturating_sub(self.started.0) < TIME_LAG_NANOS;
         let ahead = proposed.0 > wall.saturating_add(TIME_BOUND_NANOS);
         let behind = proposed.0 < wall.saturating_sub(TIME_LAG_NANOS) && !restarted;
-        if ahead || behind { Err(Reject::Time) } else { Ok(()) }
+        if (ahead || behind) && !self.broken(Fault::AnyTime) { Err(Reject::Time) } else { Ok(()) }
     }
 
     /// Accepts the proposal of `seq` once all of its bodies are here. Whoever does not know what it
@@ -129,10 +129,20 @@ impl<S: Service> Replica<S> {
         if from == self.cluster.primary(vote.view) {
             return Err(Reject::Role);
         }
+        let vote = &self.heard(*vote);
         self.log.slot(vote.seq)?.prepares.add(from, vote)?;
         self.follow_backups(vote.seq);
         self.try_prepare(vote.seq);
         Ok(())
+    }
+
+    /// A vote as it is counted: as it is.
+    fn heard(&self, vote: Vote) -> Vote {
+        let accepted = self.log.get(vote.seq).and_then(|slot| slot.accepted.as_ref());
+        match accepted.filter(|_| self.broken(Fault::AnyDigest)) {
+            Some(accepted) => Vote { digest: accepted.digest, ..vote },
+            None => vote,
+        }
     }
 
     /// w backups prepared a batch that this one has no pre-prepare of: one of them is correct, so
@@ -157,10 +167,12 @@ impl<S: Service> Replica<S> {
         if view != self.view || !self.views.active || slot.prepared == Some((view, digest)) {
             return;
         }
-        if !slot.is_prepared(&self.cluster) {
+        if !slot.is_prepared(&self.cluster) && !self.broken(Fault::NoCertificate) {
             return;
         }
-        self.append(Record::Prepared { view, seq, digest });
+        if !self.broken(Fault::NoPreparedRecord) {
+            self.append(Record::Prepared { view, seq, digest });
+        }
         let (me, lsn) = (self.me, self.appended);
         let vote = Vote { view, seq, digest };
         if let Some(slot) = self.log.get_mut(seq) {
@@ -179,6 +191,7 @@ impl<S: Service> Replica<S> {
         if vote.view < self.view {
             return Err(Reject::View);
         }
+        let vote = &self.heard(*vote);
         self.log.slot(vote.seq)?.commits.add(from, vote)?;
         self.try_commit(vote.seq);
         Ok(())
@@ -187,7 +200,8 @@ impl<S: Service> Replica<S> {
     /// When committed locally, the batch is decided: executes all that is next.
     pub(super) fn try_commit(&mut self, seq: Seq) {
         let Some(slot) = self.log.get(seq) else { return };
-        if slot.decided.is_some() || !slot.is_committed_local(&self.cluster) {
+        let committed = slot.is_committed_local(&self.cluster) || self.broken(Fault::NoCommits);
+        if slot.decided.is_some() || !committed {
             return;
         }
         if let Some((_, digest)) = slot.prepared {

@@ -93,6 +93,16 @@ impl Pool {
         self.queues.values().map(|queue| queue.count).sum()
     }
 
+    /// All bodies that are held.
+    pub(super) fn len(&self) -> usize {
+        self.bodies.len()
+    }
+
+    /// Of the client with most requests to be proposed, how many.
+    pub(super) fn most_pending(&self) -> usize {
+        self.queues.values().map(|queue| queue.count).max().unwrap_or(0)
+    }
+
     /// Whether there is nothing to be executed.
     pub(super) fn is_idle(&self) -> bool {
         self.pending.is_empty()

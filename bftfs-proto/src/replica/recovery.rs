@@ -12,12 +12,12 @@ use crate::message::{Batch, Checkpoint, Request, StateRoot, Vote};
 use crate::service::Service;
 use crate::types::{Lsn, Now, ReplicaId, Seq, View};
 
-use super::Replica;
 use super::checkpoint::Checkpoints;
 use super::log::{Accepted, Log};
 use super::pool::Pool;
 use super::state::State;
 use super::view_change::Views;
+use super::{Fault, Replica};
 
 /// Who a replica is.
 #[derive(Clone, Debug)]
@@ -41,6 +41,9 @@ pub struct Loaded {
     pub service: Tree,
 }
 
+/// A stable checkpoint and its certificate.
+type Proven = (Vec<Checkpoint>, StateRoot);
+
 impl<S: Service> Replica<S> {
     /// A replica as its disk left it: the state of `loaded` (of genesis, if there is none), then
     /// every vote of `records`, and everything executed again that is known to be decided.
@@ -51,8 +54,39 @@ impl<S: Service> Replica<S> {
         loaded: Option<Loaded>,
         records: Vec<Record>,
     ) -> Self {
+        let (mut replica, root, stable) = Self::load(setup, service, now, loaded, &records);
+        records.into_iter().for_each(|record| replica.replay(record));
+        replica.resume(stable, root);
+        replica
+    }
+
+    /// The same for a replica that breaks a rule.
+    #[cfg(feature = "faults")]
+    pub fn recover_breaking(
+        fault: Fault,
+        setup: Setup,
+        service: S,
+        now: Now,
+        loaded: Option<Loaded>,
+        records: Vec<Record>,
+    ) -> Self {
+        let (mut replica, root, stable) = Self::load(setup, service, now, loaded, &records);
+        replica.fault = Some(fault);
+        records.into_iter().for_each(|record| replica.replay(record));
+        replica.resume(stable, root);
+        replica
+    }
+
+    /// A replica with the state of `loaded`, before its votes are restored.
+    fn load(
+        setup: Setup,
+        service: S,
+        now: Now,
+        loaded: Option<Loaded>,
+        records: &[Record],
+    ) -> (Self, Option<StateRoot>, Option<Proven>) {
         let root = loaded.as_ref().map(|loaded| loaded.root);
-        let stable = last_stable(&records);
+        let stable = last_stable(records);
         let state = match loaded {
             Some(Loaded { root, sessions, service: tree }) => {
                 State::load(service, &root, sessions, tree)
@@ -65,9 +99,7 @@ impl<S: Service> Replica<S> {
         let mut replica = Self::fresh(setup, now, state, low);
         replica.barrier = stable_seq;
         replica.checkpoints = Checkpoints::starting_at(root);
-        records.into_iter().for_each(|record| replica.replay(record));
-        replica.resume(stable, root);
-        replica
+        (replica, root, stable)
     }
 
     fn fresh(setup: Setup, now: Now, state: State<S>, low: Seq) -> Self {
@@ -98,6 +130,8 @@ impl<S: Service> Replica<S> {
             diverged: false,
             now,
             rejects: BTreeMap::new(),
+            #[cfg(feature = "faults")]
+            fault: None,
             state,
         }
     }
@@ -107,6 +141,7 @@ impl<S: Service> Replica<S> {
             return;
         }
         match record {
+            Record::View(_) if self.broken(Fault::ForgetPromise) => {}
             Record::View(view) => self.view = self.view.max(view),
             Record::NewView(new_view) => {
                 self.view = self.view.max(new_view.view);
@@ -171,7 +206,7 @@ impl<S: Service> Replica<S> {
     }
 
     /// Executes what is known to be decided. What is only prepared waits for the others' votes.
-    fn resume(&mut self, stable: Option<(Vec<Checkpoint>, StateRoot)>, own: Option<StateRoot>) {
+    fn resume(&mut self, stable: Option<Proven>, own: Option<StateRoot>) {
         let last = self.log.iter().rfind(|(_, slot)| slot.accepted.is_some());
         let accepted = last.map_or(Seq(0), |(seq, _)| seq);
         self.next_seq = self.next_seq.max(accepted.next());
@@ -237,7 +272,7 @@ impl<S: Service> Replica<S> {
 }
 
 /// The highest stable certificate among the records.
-fn last_stable(records: &[Record]) -> Option<(Vec<Checkpoint>, StateRoot)> {
+fn last_stable(records: &[Record]) -> Option<Proven> {
     let certificate = |record: &Record| match record {
         Record::Stable(certificate, root) => Some((certificate.clone(), *root)),
         Record::Accepted { .. }

@@ -11,8 +11,8 @@ use crate::message::{Batch, Message, PrePrepare, Request};
 use crate::service::Service;
 use crate::types::{ClientId, Seq};
 
-use super::Replica;
 use super::state::Standing;
+use super::{Fault, Replica};
 
 impl<S: Service> Replica<S> {
     /// A request from its own client's link. Accepted iff
@@ -28,14 +28,17 @@ impl<S: Service> Replica<S> {
         }
         match self.state.standing(&request) {
             Standing::Executed(kept) => {
-                self.answer_again(from, request.tag(), kept);
+                if !self.broken(Fault::AnswerOnce) {
+                    self.answer_again(from, request.tag(), kept);
+                }
                 return Err(Reject::Stale);
             }
             // A replica that lags sees numbers and sessions that are still to come.
             Standing::Fresh | Standing::Refused(_) => {}
         }
         let digest = request.digest(&self.cluster.id);
-        if !self.blocked.contains_key(&digest) && !self.pool.has_room(&request) {
+        let room = self.pool.has_room(&request) || self.broken(Fault::NoQuota);
+        if !self.blocked.contains_key(&digest) && !room {
             return Err(Reject::Quota);
         }
         self.take_in(digest, request, false)?;
@@ -64,10 +67,11 @@ impl<S: Service> Replica<S> {
         }
         let last = Seq(self.state.executed().0 + PIPELINE_BATCHES).min(self.log.high());
         while self.next_seq <= last {
+            let trusting = self.broken(Fault::ProposeUnsigned);
             let (cluster, state) = (&self.cluster, &self.state);
             let requests = self.pool.next_batch(|request, verified| {
                 let current = !matches!(state.standing(request), Standing::Executed(_));
-                current && (verified || is_signed(cluster, request))
+                current && (verified || trusting || is_signed(cluster, request))
             });
             if requests.is_empty() {
                 return;

@@ -11,10 +11,10 @@ use crate::message::{Data, Message};
 use crate::service::Service;
 use crate::types::{Mono, ReplicaId, Seq, View};
 
-use super::Replica;
 use super::log::Slot;
 use super::request::is_signed;
 use super::state::Standing;
+use super::{Fault, Replica};
 
 /// A request that is not executed after this time is shown to the primary: perhaps it has not got
 /// it. Only from then on it counts against the primary.
@@ -175,7 +175,11 @@ impl<S: Service> Replica<S> {
         match self.state.standing(&body.request) {
             Standing::Executed(_) => self.pool.executed(digest),
             Standing::Refused(_) => self.pool.postpone(digest, self.now.mono),
-            Standing::Fresh if body.verified || is_signed(&self.cluster, &body.request) => {
+            Standing::Fresh
+                if body.verified
+                    || self.broken(Fault::SuspectUnsigned)
+                    || is_signed(&self.cluster, &body.request) =>
+            {
                 self.pool.mark_verified(digest);
                 return true;
             }
@@ -196,7 +200,8 @@ impl<S: Service> Replica<S> {
         }
         self.pool.owed().into_iter().for_each(|owed| self.relay(&owed.digest));
         let until = Mono(now.0.saturating_sub(RELAY_NANOS));
-        for digest in self.pool.unshown(until, SHOWN_MAX) {
+        let most = if self.broken(Fault::SuspectUnshown) { usize::MAX } else { SHOWN_MAX };
+        for digest in self.pool.unshown(until, most) {
             if self.is_owed(&digest) {
                 self.relay(&digest);
                 self.pool.show(&digest, now);

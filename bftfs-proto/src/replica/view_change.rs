@@ -16,10 +16,10 @@ use crate::message::{Batch, Checkpoint, Message, NewView, ViewChange, Vote};
 use crate::service::Service;
 use crate::types::{Mono, ReplicaId, Seq, View};
 
-use super::Replica;
 use super::choice::{Choice, check_change, check_new_view, choose};
 use super::log::{Accepted, Slot};
 use super::suspicion::Conduct;
+use super::{Fault, Replica};
 
 /// What is known of the present view and of those to come.
 #[derive(Debug)]
@@ -63,6 +63,11 @@ impl Views {
             conduct: Conduct::default(),
             left: 0,
         }
+    }
+
+    /// View-changes that are held.
+    pub(super) fn changes(&self) -> usize {
+        self.changes.len()
     }
 
     /// Work goes on: the next primary need not be given longer than this one needed.
@@ -128,6 +133,7 @@ impl<S: Service> Replica<S> {
             accepted.extend(all.map(|a| vote((a.view, a.digest))));
         }
         accepted.sort_unstable_by_key(|vote| (vote.seq, vote.digest));
+        prepared.retain(|_| !self.broken(Fault::DropPrepared));
         let (certificate, signature) = (certificate.clone(), Signature::NONE);
         let (replica, view) = (self.me, self.view);
         ViewChange { replica, view, stable, certificate, prepared, accepted, signature }
@@ -167,7 +173,8 @@ impl<S: Service> Replica<S> {
         let beyond = self.views.changes.values().map(|change| change.view);
         let mut beyond: Vec<View> = beyond.filter(|to| *to > view).collect();
         beyond.sort_unstable_by(|a, b| b.cmp(a));
-        if let Some(target) = beyond.get(self.cluster.weak() - 1) {
+        let enough = if self.broken(Fault::FollowOne) { 1 } else { self.cluster.weak() };
+        if let Some(target) = beyond.get(enough - 1) {
             self.leave_view(*target);
             return;
         }
@@ -201,7 +208,7 @@ impl<S: Service> Replica<S> {
         let view = self.view;
         let changes = self.views.changes.values().filter(|change| change.view == view);
         let changes: Vec<ViewChange> = changes.cloned().collect();
-        let Some(choice) = choose(&self.cluster, &changes) else { return };
+        let Some(choice) = choose(&self.cluster, &self.misread(changes.clone())) else { return };
         self.on_stable(certificate_of(&changes, choice.stable));
         if self.diverged || !self.obtain(&choice) {
             return;
@@ -239,9 +246,13 @@ impl<S: Service> Replica<S> {
         let primary = self.cluster.primary(view);
         let key = self.cluster.replicas.get(primary.0 as usize).ok_or(Reject::Role)?;
         new_view.verify(&self.cluster, key)?;
-        let known = |change: &ViewChange| self.views.changes.get(&change.replica) == Some(change);
+        let known = |change: &ViewChange| {
+            let known = self.views.changes.get(&change.replica) == Some(change);
+            known || self.broken(Fault::UnsignedTestimony)
+        };
         let checked = check_new_view(&new_view, &self.cluster, known);
-        if checked.is_err() {
+        let credulous = self.broken(Fault::AnyChoice) || self.broken(Fault::TrustTestimony);
+        if checked.is_err() && !credulous {
             if view == self.view {
                 self.views.conduct.condemn();
                 self.review_primary();
@@ -266,7 +277,9 @@ impl<S: Service> Replica<S> {
         let certificate = certificate_of(&new_view.changes, stable);
         self.views.new_view = Some(new_view.clone());
         self.on_stable(certificate);
-        self.pool.requeue();
+        if !self.broken(Fault::LoseRequests) {
+            self.pool.requeue();
+        }
         self.views.active = true;
         self.adopt_choice();
         // Said when what it chose is durable here, too.
@@ -327,6 +340,7 @@ impl<S: Service> Replica<S> {
                 }
                 self.try_accept(seq);
             }
+            None if self.broken(Fault::LoseBatch) => {}
             None => self.want(crate::message::Fetch::Batch(digest)),
         }
     }
@@ -360,7 +374,9 @@ impl<S: Service> Replica<S> {
     }
 
     fn show_new_view(&mut self, to: ReplicaId) {
-        if let Some(new_view) = self.views.new_view.clone() {
+        if let Some(new_view) =
+            self.views.new_view.clone().filter(|_| !self.broken(Fault::HideNewView))
+        {
             self.send_to(to, Message::NewView(new_view));
         }
     }

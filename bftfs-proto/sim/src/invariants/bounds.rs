@@ -1,9 +1,18 @@
 //! Bounds: on agreed time and on memory.
 
-use bftfs_proto::config::TIME_BOUND_NANOS;
+use bftfs_proto::config::{
+    ACCEPTED_PER_SEQ_MAX, BATCH_REQUESTS_MAX, CLIENT_PENDING_REQUESTS_MAX, Cluster,
+    FETCH_BLOCKS_MAX, RESULT_BYTES_MAX, TIME_BOUND_NANOS,
+};
+use bftfs_proto::replica::Sizes;
 use bftfs_proto::types::{ReplicaId, Wall};
 
 use super::{History, Violation};
+
+/// Claims of checkpoints that a replica keeps of one other.
+const CLAIMS_EACH: usize = 4;
+/// Bytes of large answers that a replica keeps.
+const ANSWERS_BYTES: usize = 64 << 20;
 
 impl History {
     /// I15 (section 6.2): a batch that a correct replica accepts is not further ahead of the
@@ -15,7 +24,42 @@ impl History {
         if proposed.0 <= fastest.0.saturating_add(TIME_BOUND_NANOS) {
             Ok(())
         } else {
-            Err(format!("I15: {id:?} accepted {proposed:?}, its fastest clock shows {fastest:?}"))
+            Err(format!("I15: {id:?} accepted {proposed:?}, the fastest clock shows {fastest:?}"))
+        }
+    }
+
+    /// I12 (no memory without bound): whatever others say, a replica holds no more than follows
+    /// from the window, the size of a batch, the quota of a client and the size of the cluster.
+    ///
+    /// # Errors
+    /// The violation.
+    pub fn memory(&self, id: ReplicaId, cluster: &Cluster, held: &Sizes) -> Result<(), Violation> {
+        // While the own checkpoint is older than the stable one, votes above the latter count.
+        let slots = 3 * usize::try_from(cluster.window).unwrap_or(usize::MAX);
+        let ordered = slots * BATCH_REQUESTS_MAX;
+        let pending = CLIENT_PENDING_REQUESTS_MAX + ordered;
+        let bound = Sizes {
+            slots,
+            bodies: cluster.clients.len() * pending + ordered * ACCEPTED_PER_SEQ_MAX,
+            pending: CLIENT_PENDING_REQUESTS_MAX,
+            wants: ordered + slots + FETCH_BLOCKS_MAX + 1,
+            blocked: ordered,
+            claims: cluster.n() * CLAIMS_EACH,
+            view_changes: cluster.n(),
+            answers_bytes: ANSWERS_BYTES + RESULT_BYTES_MAX,
+        };
+        let within = held.slots <= bound.slots
+            && held.bodies <= bound.bodies
+            && held.pending <= bound.pending
+            && held.wants <= bound.wants
+            && held.blocked <= bound.blocked
+            && held.claims <= bound.claims
+            && held.view_changes <= bound.view_changes
+            && held.answers_bytes <= bound.answers_bytes;
+        if within {
+            Ok(())
+        } else {
+            Err(format!("I12: {id:?} holds {held:?}, more than {bound:?}"))
         }
     }
 }

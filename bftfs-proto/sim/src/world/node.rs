@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bftfs_proto::Digest;
 use bftfs_proto::engine::{Outbox, Output, Record, Release, Snapshots};
 use bftfs_proto::message::{Batch, NewView};
-use bftfs_proto::replica::{Replica, Setup};
+use bftfs_proto::replica::{Fault, Loaded, Replica, Setup};
 use bftfs_proto::service::Service;
 use bftfs_proto::types::{Lsn, Mono, Now, Seq, Wall};
 
@@ -42,6 +42,9 @@ impl Held {
 #[derive(Debug)]
 pub(super) struct Node<S> {
     setup: Setup,
+    /// The rule of the core that it breaks.
+    #[cfg(feature = "faults")]
+    fault: Option<Fault>,
     service: S,
     replica: Option<Replica<S>>,
     outbox: Outbox,
@@ -59,9 +62,12 @@ pub(super) struct Node<S> {
 }
 
 impl<S: Service + Clone> Node<S> {
-    pub(super) fn new(setup: Setup, service: S, clock: Clock) -> Self {
+    pub(super) fn new(setup: Setup, service: S, clock: Clock, fault: Option<Fault>) -> Self {
+        assert!(fault.is_none() || cfg!(feature = "faults"), "built without faults");
         Self {
             setup,
+            #[cfg(feature = "faults")]
+            fault,
             service,
             replica: None,
             outbox: Outbox::default(),
@@ -84,9 +90,16 @@ impl<S: Service + Clone> Node<S> {
             self.damaged = true;
             return;
         };
-        let replica =
-            Replica::recover(self.setup.clone(), self.service.clone(), now, loaded, records);
-        self.replica = Some(replica);
+        self.replica = Some(self.recover(now, loaded, records));
+    }
+
+    fn recover(&self, now: Now, loaded: Option<Loaded>, records: Vec<Record>) -> Replica<S> {
+        let (setup, service) = (self.setup.clone(), self.service.clone());
+        #[cfg(feature = "faults")]
+        if let Some(fault) = self.fault {
+            return Replica::recover_breaking(fault, setup, service, now, loaded, records);
+        }
+        Replica::recover(setup, service, now, loaded, records)
     }
 
     /// Power goes. Of the records being written, some number of the first are on the disk.

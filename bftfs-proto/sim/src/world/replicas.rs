@@ -16,6 +16,8 @@ use crate::workload::Workload;
 use super::node::{Deed, Held};
 use super::{Event, World};
 
+/// Memory is measured every so many events.
+const MEMORY_CHECK_STEPS: u64 = 16;
 /// The digest of a state is computed from nothing for every number that this divides: it costs
 /// more than all the rest of a step.
 const STATE_CHECK_SEQS: u64 = 4;
@@ -135,7 +137,7 @@ impl<W: Workload> World<W> {
         if !self.is_correct(id) {
             return Ok(());
         }
-        let node = &mut self.nodes[id.0 as usize];
+        let node = &self.nodes[id.0 as usize];
         let Some(replica) = node.replica() else { return Ok(()) };
         let (executed, view) = (replica.executed(), replica.view());
         if replica.is_diverged() {
@@ -147,6 +149,9 @@ impl<W: Workload> World<W> {
         }
         if view > View(0) && self.is_undisturbed() {
             self.history.undisturbed(id, view)?;
+        }
+        if self.steps.is_multiple_of(MEMORY_CHECK_STEPS) {
+            self.history.memory(id, &self.cluster, &replica.sizes())?;
         }
         if before == Some(executed) {
             return Ok(());
