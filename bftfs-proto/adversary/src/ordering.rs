@@ -1,6 +1,6 @@
 //! Two batches for one number, two votes for one batch, and votes for what was never proposed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bftfs_proto::Digest;
 use bftfs_proto::message::{
@@ -58,6 +58,8 @@ impl Shown {
 #[derive(Debug)]
 pub(crate) struct Equivocate {
     shown: Shown,
+    /// The votes that it has joined. Two of its kind would else go on for ever.
+    supported: BTreeSet<(ReplicaId, Vote)>,
     /// Where set, one replica gets each batch under the next number instead.
     shifted: Option<ReplicaId>,
 }
@@ -65,7 +67,7 @@ pub(crate) struct Equivocate {
 impl Equivocate {
     pub(crate) fn new(mind: &mut Mind) -> Self {
         let shifted = mind.once_in(4).then(|| mind.someone());
-        Self { shown: Shown::default(), shifted }
+        Self { shown: Shown::default(), supported: BTreeSet::new(), shifted }
     }
 
     fn propose(&mut self, mind: &Mind, to: ReplicaId, mut proposal: PrePrepare) -> Vec<Said> {
@@ -89,11 +91,14 @@ impl Lie for Equivocate {
     fn hear(&mut self, mind: &mut Mind, from: Principal, message: &Message) -> bool {
         let Principal::Replica(from) = from else { return true };
         match message {
-            Message::Prepare(vote) => {
+            Message::Prepare(vote) if self.supported.insert((from, *vote)) => {
                 if !mind.is_primary(vote.view) {
                     mind.whisper(from, Message::Prepare(*vote));
                 }
                 mind.whisper(from, Message::Commit(*vote));
+                while self.supported.len() > SHOWN_MAX {
+                    self.supported.pop_first();
+                }
             }
             Message::PrePrepare(proposal) if mind.once_in(4) => {
                 let (to, batch) = (mind.someone(), twin(proposal.batch.clone()));

@@ -18,7 +18,7 @@ use bftfs_proto::codec;
 use bftfs_proto::config::Cluster;
 use bftfs_proto::engine::{Input, To};
 use bftfs_proto::message::Message;
-use bftfs_proto::replica::Setup;
+use bftfs_proto::replica::{Replica, Setup};
 use bftfs_proto::types::{ClientId, Mono, Now, Principal, ReplicaId, Seq, Wall};
 use fastrand::Rng;
 
@@ -288,7 +288,9 @@ impl<W: Workload> World<W> {
             self.step_before(bound)?;
         }
         // Liars may keep the others going with nothing: all are to get where the first has been.
-        let goal = self.history.last();
+        let executed = self.correct().filter_map(|id| self.node(id).replica());
+        let goal = executed.map(Replica::executed).max().unwrap_or_default();
+        let goal = goal.max(self.history.last());
         while !self.converged(goal) {
             self.step_before(bound)?;
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bftfs_proto::Digest;
 use bftfs_proto::config::Cluster;
-use bftfs_proto::message::NewView;
+use bftfs_proto::message::{Batch, NewView};
 use bftfs_proto::types::{ReplicaId, Seq, View};
 
 use super::{History, Violation};
@@ -14,6 +14,7 @@ use super::{History, Violation};
 pub(super) struct Views {
     /// So many correct replicas' COMMITs may be all that a decision has of them.
     enough: usize,
+    null: Digest,
     commits: BTreeMap<(View, Seq, Digest), BTreeSet<ReplicaId>>,
     /// The digest that some number is bound to, from the first view that bound it.
     bound: BTreeMap<Seq, (View, Digest)>,
@@ -24,6 +25,7 @@ impl Views {
     pub(super) fn new(cluster: &Cluster, liars: usize) -> Self {
         Self {
             enough: cluster.quorum().saturating_sub(liars).max(1),
+            null: Batch::null().digest(&cluster.id),
             commits: BTreeMap::new(),
             bound: BTreeMap::new(),
             accepted: BTreeMap::new(),
@@ -72,13 +74,15 @@ impl History {
             return Ok(());
         }
         let place = usize::try_from(seq.0 - new_view.stable.0 - 1).unwrap_or(usize::MAX);
-        match new_view.chosen.get(place) {
-            Some(chosen) if chosen == digest => Ok(()),
-            chosen => Err(format!(
-                "I6: {:?} chose {chosen:?} for {seq:?}, which {view:?} had bound to {digest:?}",
-                new_view.view
-            )),
+        // Null batches at the end are left out.
+        let chosen = new_view.chosen.get(place).unwrap_or(&self.views.null);
+        if chosen == digest {
+            return Ok(());
         }
+        let chosen_in = new_view.view;
+        Err(format!(
+            "I6: {chosen_in:?} chose {chosen:?} for {seq:?}, which {view:?} had bound to {digest:?}"
+        ))
     }
 
     /// I14 (section 4.5.2): while nothing fails but what Byzantine *backups* and clients do, no
