@@ -210,7 +210,7 @@ impl<S: Service> Replica<S> {
         self.truncate_journal();
         self.views.relax();
         self.adopt_choice();
-        self.execute_ready();
+        self.propose();
     }
 
     /// Has own checkpoints written at leisure, each with what it added to the one before.

@@ -74,8 +74,7 @@ impl<S: Service> Replica<S> {
     /// The batch after the last executed one, if it is decided. Asks for it if it is not here.
     fn next_decided(&mut self) -> Option<(Seq, Batch)> {
         let seq = self.state.executed().next();
-        // The own journal may know of numbers above the window.
-        let slot = self.log.get(seq).filter(|_| seq <= self.log.high())?;
+        let slot = self.log.get(seq)?;
         let digest = slot.decided?;
         let batch = slot.batch(&digest, &self.cluster.id).cloned();
         if batch.is_none() {

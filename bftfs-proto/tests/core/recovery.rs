@@ -118,7 +118,7 @@ fn answer_x() -> Message {
 }
 
 #[test]
-fn what_the_journal_holds_above_the_window_is_executed_once_that_moves() {
+fn what_the_journal_holds_above_the_window_is_executed_again() {
     let mut twin = Node::new(1);
     twin.run_to(L);
     let state = twin.replica.digest_from_scratch();
@@ -138,9 +138,12 @@ fn what_the_journal_holds_above_the_window_is_executed_once_that_moves() {
     // The others have gone on, but enough of them still know the batches.
     let proof = certificate(L + K, later.digest(&id()));
     node.hear(replica(2), &Message::Data(Data::Stable(proof, later)));
-    node.run_to(L);
-    for by in [0, 2] {
-        node.hear(replica(by), &Message::Checkpoint(claim(by, L, state)));
-    }
+    node.run_to(L - 1);
+    let (request, batch) = (append(L - 1, b"x"), batch(&[&append(L - 1, b"x")]));
+    node.ask(&request);
+    node.hear(replica(0), &pre_prepare(L, &batch));
+    node.hear(replica(2), &prepare(L, &batch));
+    node.hear(replica(0), &commit(L, &batch));
+    node.hear(replica(2), &commit(L, &batch));
     assert_eq!(node.replica.executed(), Seq(L + 1));
 }
