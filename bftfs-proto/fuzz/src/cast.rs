@@ -1,10 +1,13 @@
 //! Who takes part: a cluster on paper, everybody's keys, and the only way in.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use bftfs_proto::Digest;
-use bftfs_proto::auth::{MacKey, Reject, Signature, Signer, Verified, verify};
+use bftfs_proto::auth::{MacKey, PublicKey, Reject, Signature, Signer, Verified, verify};
 use bftfs_proto::config::Cluster;
-use bftfs_proto::message::{Body, Message, Request};
-use bftfs_proto::types::{ClientId, Mono, Now, Principal, ReplicaId, Wall};
+use bftfs_proto::message::{Body, Checkpoint, Message, Request};
+use bftfs_proto::types::{ClientId, Mono, Now, Principal, ReplicaId, Seq, Wall};
 
 /// The clock of every replica when a run begins, in nanoseconds since the epoch.
 pub const EPOCH: u64 = 1_800_000_000_000_000_000;
@@ -46,7 +49,41 @@ pub fn cluster(n: u32) -> Cluster {
     let clients = (1..=CLIENTS).map(|i| (ClientId(i), client_signer(i).public())).collect();
     let mut cluster = Cluster::new(id(), keys, clients);
     (cluster.checkpoint_interval, cluster.window) = (K, L);
+    cluster.verify = check;
     cluster
+}
+
+/// Signatures that are remembered, so that most runs have none to check or make.
+const MEMO_MAX: usize = 1 << 16;
+
+type Checked = HashMap<(PublicKey, Digest, Signature), Result<(), Reject>>;
+
+thread_local! {
+    static CHECKED: RefCell<Checked> = RefCell::default();
+    static CLAIMS: RefCell<HashMap<(u32, Seq, Digest), Checkpoint>> = RefCell::default();
+}
+
+/// As [`PublicKey::verify`].
+fn check(key: &PublicKey, digest: &Digest, signature: &Signature) -> Result<(), Reject> {
+    CHECKED.with_borrow_mut(|checked| {
+        if checked.len() > MEMO_MAX {
+            checked.clear();
+        }
+        let result = checked.entry((*key, *digest, *signature));
+        *result.or_insert_with(|| key.verify(digest, signature))
+    })
+}
+
+/// A replica's claim of a state.
+#[must_use]
+pub fn claim(by: u32, seq: Seq, state: Digest) -> Checkpoint {
+    CLAIMS.with_borrow_mut(|claims| {
+        if claims.len() > MEMO_MAX {
+            claims.clear();
+        }
+        let sign = || Checkpoint::sign(&id(), &replica_signer(by), ReplicaId(by), seq, state);
+        claims.entry((by, seq, state)).or_insert_with(sign).clone()
+    })
 }
 
 /// A replica as a principal.

@@ -15,7 +15,7 @@ use bftfs_proto::replica::Setup;
 use bftfs_proto::service::Service;
 use bftfs_proto::types::{ClientId, Principal, ReplicaId, Seq, View};
 
-use crate::cast::{K, client, client_signer, cluster, deliver, id, replica, replica_signer};
+use crate::cast::{K, claim, client, client_signer, cluster, deliver, id, replica, replica_signer};
 use crate::pick::Pick;
 use chronicle::{APPENDS_CHRONICLE, Appends, Chronicle, FILES, FILES_CHRONICLE};
 use node::Node;
@@ -179,8 +179,8 @@ impl<S: Service + Clone> Stage<'_, S> {
     fn claim(&mut self, pick: &mut Pick<'_>) {
         let Some(root) = self.root(pick) else { return };
         for from in self.others() {
-            let claim = self.claim_of(from, root.seq, root.digest(&id()));
-            self.hear_replica(from, &Message::Checkpoint(claim));
+            let said = claim(from, root.seq, root.digest(&id()));
+            self.hear_replica(from, &Message::Checkpoint(said));
         }
     }
 

@@ -47,7 +47,8 @@ fn use_message(from: Principal, message: &Message, bytes: usize) {
     let again = message.encode();
     assert!(again.len() <= bytes, "ours is the shortest encoding");
     assert_eq!(codec::decode(&again).as_ref(), Ok(message), "a message has one meaning");
-    let (c, key) = (&cast::id(), &replica_signer(0).public());
+    let (cluster, key) = (cast::cluster(4), replica_signer(0).public());
+    let (c, key) = (&cluster.id, &key);
     let cluster = &cast::cluster(4);
     match message {
         Message::Request(request) | Message::Data(Data::Request(request)) => {

@@ -6,7 +6,7 @@ use bftfs_proto::codec;
 use bftfs_proto::config::{ACCEPTED_PER_SEQ_MAX, MESSAGE_BYTES_MAX};
 use bftfs_proto::engine::{Input, Outbox, Output, Record, Release, Snapshots, To};
 use bftfs_proto::message::{Batch, Fetch, Message, NewView, StateRoot, ViewChange, Vote};
-use bftfs_proto::replica::{Loaded, Replica, ReplicaStatus, Setup, choose};
+use bftfs_proto::replica::{Loaded, Replica, Setup, choose};
 use bftfs_proto::service::Service;
 use bftfs_proto::types::{Mono, Now, Principal, Seq, View, Wall};
 use bftfs_proto::{Digest, Tree};
@@ -45,6 +45,15 @@ struct Said {
     new_views: BTreeMap<View, NewView>,
     /// The latest view that it said it moves to: it votes in none before.
     left_for: View,
+}
+
+/// Where the replica is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) view: u64,
+    pub(super) last_stable: u64,
+    pub(super) last_executed: u64,
+    diverged: bool,
 }
 
 /// The replica and its machine.
@@ -101,8 +110,14 @@ impl<S: Service + Clone> Node<S> {
         Principal::Replica(self.setup.me)
     }
 
-    pub(super) fn status(&self) -> ReplicaStatus {
-        self.replica.status()
+    pub(super) fn status(&self) -> Place {
+        let replica = &self.replica;
+        Place {
+            view: replica.view().0,
+            last_stable: replica.stable().0,
+            last_executed: replica.executed().0,
+            diverged: replica.is_diverged(),
+        }
     }
 
     fn now(&self) -> Now {

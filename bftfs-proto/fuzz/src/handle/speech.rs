@@ -13,7 +13,7 @@ use bftfs_proto::types::{ClientId, ReplicaId, Seq, SessionId, SlotIndex, View, W
 
 use super::Stage;
 use super::chronicle::SEQS;
-use crate::cast::{EPOCH, K, L, client_signer, cluster, id, replica_signer};
+use crate::cast::{EPOCH, K, L, claim, client_signer, cluster, id, replica_signer};
 use crate::pick::Pick;
 
 const SLOT_STATUS: [SlotStatus; 4] =
@@ -196,22 +196,18 @@ impl<S: Service + Clone> Stage<'_, S> {
         self.node.roots.get(&seq).or_else(|| self.chronicle.roots.get(&seq)).copied()
     }
 
-    pub(super) fn claim_of(&self, by: u32, seq: Seq, state: Digest) -> Checkpoint {
-        Checkpoint::sign(&id(), &replica_signer(by), ReplicaId(by), seq, state)
-    }
-
     fn some_claim(&self, pick: &mut Pick<'_>, by: u32) -> Checkpoint {
         let (liar, root) = (by == self.liar, self.root(pick));
         let seq = if pick.rarely(4) { self.some_seq(pick, liar) } else { Seq(K) };
-        let mut claim = match root.filter(|_| !(liar && pick.flip())) {
-            Some(root) => self.claim_of(by, root.seq, root.digest(&id())),
-            None if liar => self.claim_of(by, seq, self.digest(pick, seq)),
-            None => self.claim_of(by, Seq(K), Digest::ZERO),
+        let mut claimed = match root.filter(|_| !(liar && pick.flip())) {
+            Some(root) => claim(by, root.seq, root.digest(&id())),
+            None if liar => claim(by, seq, self.digest(pick, seq)),
+            None => claim(by, Seq(K), Digest::ZERO),
         };
         if pick.rarely(16) {
-            claim.replica = ReplicaId(self.n);
+            claimed.replica = ReplicaId(self.n);
         }
-        claim
+        claimed
     }
 
     /// q claims for a state that is, or nearly so.
@@ -219,7 +215,7 @@ impl<S: Service + Clone> Stage<'_, S> {
         let (quorum, state) = (cluster(self.n).quorum(), root.digest(&id()));
         let first = u32::from(pick.byte());
         let by = (0..u32::try_from(quorum).unwrap_or(0)).map(|at| (first + at) % self.n);
-        let mut claims: Vec<_> = by.map(|by| self.claim_of(by, root.seq, state)).collect();
+        let mut claims: Vec<_> = by.map(|by| claim(by, root.seq, state)).collect();
         match pick.byte() % 32 {
             0 => claims.truncate(quorum - 1),
             1 => claims.extend(claims.clone()),
