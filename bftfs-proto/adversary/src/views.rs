@@ -126,7 +126,8 @@ impl BadNewView {
         told.chosen.iter_mut().for_each(|digest| *digest = null);
     }
 
-    /// Another's view-change, as if it had prepared nothing, under its old signature.
+    /// Others' view-changes, as if they had prepared nothing, under their old signatures; and the
+    /// own one, which says the same.
     fn forge(mind: &Mind, told: &mut NewView) {
         for change in told.changes.iter_mut().filter(|change| change.replica != mind.me) {
             change.prepared.clear();
@@ -134,6 +135,9 @@ impl BadNewView {
             change.stable = Seq(0);
             change.certificate.clear();
         }
+        let blank = mind.blank_view_change(told.view);
+        let own = told.changes.iter_mut().filter(|change| change.replica == mind.me);
+        own.for_each(|own| *own = blank.clone());
         told.stable = Seq(0);
         told.chosen.clear();
     }

@@ -56,7 +56,8 @@ impl Cast {
     pub fn of(rng: &mut Rng, replicas: usize, choices: &Choices) -> Self {
         let f = replicas.saturating_sub(1) / 3;
         let some = if f > 0 && rng.u8(0..4) > 0 { rng.usize(1..=f) } else { 0 };
-        let count = choices.liars.unwrap_or_else(|| some.max(usize::from(choices.role.is_some())));
+        let count =
+            choices.liars.unwrap_or_else(|| some.max(usize::from(choices.role.is_some()).min(f)));
         let first = u32::from(choices.backups_only);
         let mut ids: Vec<u32> = (first..u32::try_from(replicas).unwrap_or(0)).collect();
         rng.shuffle(&mut ids);

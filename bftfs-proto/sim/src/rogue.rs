@@ -15,7 +15,7 @@ const FLOOD_REQUESTS: u64 = 60;
 /// Requests of one wave of a deluge.
 const WAVE_REQUESTS: u64 = 400;
 /// Waves of a deluge: more than any replica has room for.
-const WAVES: u64 = 12;
+const WAVES: u64 = 40;
 
 /// A faulty client around a correct one, which keeps its session and numbers.
 #[derive(Debug)]
@@ -89,10 +89,11 @@ impl Rogue {
     /// Requests without signatures, each for another session, for one replica.
     fn wave(&mut self, operation: &Bytes) -> Vec<(ReplicaId, Message)> {
         let (client, signature, replier) = (self.id, Signature::NONE, ReplicaId(0));
+        let to = self.cluster.ids().last().unwrap_or_default();
         let first = 1000 + self.waves * WAVE_REQUESTS;
         let request = |k| {
             let body = Body::Operation(SessionId(first + k), SlotIndex(0), 1, operation.clone());
-            (ReplicaId(1), Message::Request(Request { client, body, signature, replier }))
+            (to, Message::Request(Request { client, body, signature, replier }))
         };
         (0..WAVE_REQUESTS).map(request).collect()
     }

@@ -82,8 +82,8 @@ faults! {
     ProposeUnsigned = "propose-unsigned",
     /// Requests with bad signatures count against the primary.
     SuspectUnsigned = "suspect-unsigned",
-    /// Requests count against the primary before it was shown them.
-    SuspectUnshown = "suspect-unshown",
+    /// Requests that cannot be executed count against the primary.
+    SuspectRefused = "suspect-refused",
     /// Proposed times are not compared with the clock.
     AnyTime = "any-time",
     /// Operations are executed at the local time.

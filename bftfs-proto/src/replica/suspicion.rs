@@ -174,8 +174,10 @@ impl<S: Service> Replica<S> {
         let Some(body) = self.pool.get(digest) else { return false };
         match self.state.standing(&body.request) {
             Standing::Executed(_) => self.pool.executed(digest),
-            Standing::Refused(_) => self.pool.postpone(digest, self.now.mono),
-            Standing::Fresh
+            Standing::Refused(_) if !self.broken(Fault::SuspectRefused) => {
+                self.pool.postpone(digest, self.now.mono);
+            }
+            Standing::Fresh | Standing::Refused(_)
                 if body.verified
                     || self.broken(Fault::SuspectUnsigned)
                     || is_signed(&self.cluster, &body.request) =>
@@ -183,7 +185,7 @@ impl<S: Service> Replica<S> {
                 self.pool.mark_verified(digest);
                 return true;
             }
-            Standing::Fresh => {
+            Standing::Fresh | Standing::Refused(_) => {
                 *self.rejects.entry(Reject::Signature).or_default() += 1;
                 self.pool.discard(digest);
             }
@@ -200,8 +202,7 @@ impl<S: Service> Replica<S> {
         }
         self.pool.owed().into_iter().for_each(|owed| self.relay(&owed.digest));
         let until = Mono(now.0.saturating_sub(RELAY_NANOS));
-        let most = if self.broken(Fault::SuspectUnshown) { usize::MAX } else { SHOWN_MAX };
-        for digest in self.pool.unshown(until, most) {
+        for digest in self.pool.unshown(until, SHOWN_MAX) {
             if self.is_owed(&digest) {
                 self.relay(&digest);
                 self.pool.show(&digest, now);

@@ -35,13 +35,15 @@ impl History {
     /// The violation.
     pub fn memory(&self, id: ReplicaId, cluster: &Cluster, held: &Sizes) -> Result<(), Violation> {
         // While the own checkpoint is older than the stable one, votes above the latter count.
-        let slots = 3 * usize::try_from(cluster.window).unwrap_or(usize::MAX);
+        let window = usize::try_from(cluster.window).unwrap_or(usize::MAX);
+        let slots = 3 * window;
         let ordered = slots * BATCH_REQUESTS_MAX;
-        let pending = CLIENT_PENDING_REQUESTS_MAX + ordered;
+        // What a batch waits for is taken in beyond the quota.
+        let pending = CLIENT_PENDING_REQUESTS_MAX + window * BATCH_REQUESTS_MAX;
         let bound = Sizes {
             slots,
             bodies: cluster.clients.len() * pending + ordered * ACCEPTED_PER_SEQ_MAX,
-            pending: CLIENT_PENDING_REQUESTS_MAX,
+            pending,
             wants: ordered + slots + FETCH_BLOCKS_MAX + 1,
             blocked: ordered,
             claims: cluster.n() * CLAIMS_EACH,
