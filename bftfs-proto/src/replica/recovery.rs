@@ -55,8 +55,7 @@ impl<S: Service> Replica<S> {
         records: Vec<Record>,
     ) -> Self {
         let (mut replica, root, stable) = Self::load(setup, service, now, loaded, &records);
-        records.into_iter().for_each(|record| replica.replay(record));
-        replica.resume(stable, root);
+        replica.restore(records, root, stable);
         replica
     }
 
@@ -72,8 +71,7 @@ impl<S: Service> Replica<S> {
     ) -> Self {
         let (mut replica, root, stable) = Self::load(setup, service, now, loaded, &records);
         replica.fault = Some(fault);
-        records.into_iter().for_each(|record| replica.replay(record));
-        replica.resume(stable, root);
+        replica.restore(records, root, stable);
         replica
     }
 
@@ -100,6 +98,12 @@ impl<S: Service> Replica<S> {
         replica.barrier = stable_seq;
         replica.checkpoints = Checkpoints::starting_at(root);
         (replica, root, stable)
+    }
+
+    fn restore(&mut self, records: Vec<Record>, root: Option<StateRoot>, stable: Option<Proven>) {
+        let settled = stable.as_ref().map_or(Seq(0), |(_, root)| root.seq);
+        records.into_iter().for_each(|record| self.replay(record, settled));
+        self.resume(stable, root);
     }
 
     fn fresh(setup: Setup, now: Now, state: State<S>, low: Seq) -> Self {
@@ -136,7 +140,7 @@ impl<S: Service> Replica<S> {
         }
     }
 
-    fn replay(&mut self, record: Record) {
+    fn replay(&mut self, record: Record, settled: Seq) {
         if record.seq().is_some_and(|seq| seq <= self.log.low()) {
             return;
         }
@@ -150,7 +154,7 @@ impl<S: Service> Replica<S> {
             Record::Recovery(recovery) => self.replay_recovery(recovery),
             Record::Claimed(claim) => self.checkpoints.add(claim),
             Record::Stable(..) => {}
-            Record::Reaccepted(vote) => self.replay_reaccepted(&vote),
+            Record::Reaccepted(vote) => self.replay_reaccepted(&vote, settled),
             Record::Accepted { view, seq, batch, requests } => {
                 self.replay_accepted(view, seq, batch, requests);
             }
@@ -190,12 +194,15 @@ impl<S: Service> Replica<S> {
         }
     }
 
-    fn replay_reaccepted(&mut self, vote: &Vote) {
+    fn replay_reaccepted(&mut self, vote: &Vote, settled: Seq) {
         let cluster = self.cluster.id;
         let slot = self.log.restore(vote.seq);
-        let batch = slot.batch(&vote.digest, &cluster).cloned();
-        // It is written only after one that holds the batch, and goes with it.
-        let batch = batch.unwrap_or_else(|| panic!("the journal lacks the batch of {vote:?}"));
+        let Some(batch) = slot.batch(&vote.digest, &cluster).cloned() else {
+            // It is written only after one that holds the batch. That one may be gone up to a
+            // stable checkpoint, which a lost superblock makes this replica's own fall behind.
+            assert!(vote.seq <= settled, "the journal lacks the batch of {vote:?}");
+            return;
+        };
         self.replay_accepted(vote.view, vote.seq, batch, Vec::new());
     }
 

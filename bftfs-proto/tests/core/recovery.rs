@@ -100,6 +100,17 @@ fn what_a_replica_signed_for_it_executes_again_by_itself() {
 }
 
 #[test]
+fn a_lost_superblock_leaves_votes_below_the_stable_checkpoint_without_their_batches() {
+    // The journal was cut to the checkpoint that the superblock spoke of, but segment by segment.
+    let (time, sessions, service) = (Wall(EPOCH), Digest::ZERO, Digest::ZERO);
+    let root = StateRoot { seq: Seq(K), time, sessions, service };
+    let claims = (0..3).map(|by| claim(by, K, root.digest(&id()))).collect();
+    let left = Record::Reaccepted(vote(2, &batch(&[])));
+    let (node, _) = Node::with_journal(1, 4, vec![left, Record::Stable(claims, root)]);
+    assert_eq!(node.replica.executed(), Seq(0), "it is to fetch the state");
+}
+
+#[test]
 fn a_cluster_of_one_executes_at_once_and_again_after_a_crash() {
     let mut node = Node::of(0, 1);
     let opened = node.ask(&open(1, 9));
