@@ -50,6 +50,12 @@ pub struct Cast {
 }
 
 impl Cast {
+    /// Whether a replica keeps its promises, and may be judged.
+    #[must_use]
+    pub fn is_correct(&self, id: ReplicaId) -> bool {
+        !self.liars.contains_key(&id) && self.faulty.get(&id) != Some(&Faulty::Memory)
+    }
+
     /// The cast of a seed: nobody in a quarter of the runs, else up to f replicas; clients in a
     /// third.
     #[must_use]
@@ -80,5 +86,6 @@ fn any_role(rng: &mut Rng) -> Role {
 }
 
 fn any_fault(rng: &mut Rng) -> Faulty {
-    if rng.u8(0..3) == 0 { Faulty::Clock } else { Faulty::Disk }
+    let kinds = [Faulty::Disk, Faulty::Disk, Faulty::Clock, Faulty::Memory];
+    kinds[rng.usize(0..kinds.len())]
 }

@@ -30,6 +30,9 @@ pub enum Faulty {
     Disk,
     /// Its clock shows anything.
     Clock,
+    /// A crash takes the last groups of its journal, synced as they were: damage that cannot be
+    /// told from a torn write. It breaks promises without knowing, so it counts as Byzantine.
+    Memory,
 }
 
 /// The faults and sizes of one run.
@@ -122,7 +125,17 @@ impl Plan {
     /// How long a sync takes, in nanoseconds.
     #[must_use]
     pub fn sync_time(&self, rng: &mut Rng) -> u64 {
+        self.write_time(rng, self.sync_max)
+    }
+
+    /// How long the writing of a checkpoint takes, in nanoseconds.
+    #[must_use]
+    pub fn store_time(&self, rng: &mut Rng) -> u64 {
+        self.write_time(rng, 10 * self.sync_max)
+    }
+
+    fn write_time(&self, rng: &mut Rng, most: u64) -> u64 {
         let stalled = self.stalls > 0 && rng.u64(0..1000) < self.stalls;
-        rng.u64(0..=if stalled { STALL_MAX } else { self.sync_max })
+        rng.u64(0..=if stalled { STALL_MAX } else { most })
     }
 }

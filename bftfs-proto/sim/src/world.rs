@@ -36,6 +36,8 @@ use node::Node;
 
 /// How long faults go on, in nanoseconds of virtual time.
 const FAULTS_NANOS: u64 = 6_000 * MILLI;
+/// After how long a frame is tried again on a replica that does not listen, in nanoseconds.
+const DEAF_NANOS: u64 = 5 * MILLI;
 /// How long a run may take after that until all is done, in nanoseconds of virtual time.
 const LIVENESS_NANOS: u64 = 60_000 * MILLI;
 /// Makes the choice of liars independent of that of faults: a run without them is the same run.
@@ -189,7 +191,7 @@ impl<W: Workload> World<W> {
             let setup = Setup { cluster: cluster.clone(), me, signer: signer(0, me.0) };
             let clock = match cast.faulty.get(&me) {
                 Some(Faulty::Clock) => Clock::wild(&mut rng),
-                Some(Faulty::Disk) | None => Clock::tame(&mut rng, plan.skew),
+                Some(Faulty::Disk | Faulty::Memory) | None => Clock::tame(&mut rng, plan.skew),
             };
             Node::new(setup, workload.service(), clock, choices.fault)
         });
@@ -210,9 +212,10 @@ impl<W: Workload> World<W> {
             Rogue::new(cluster.clone(), id, signer(1, id.0), now, cast_rng.u64(..))
         });
         let secret = Digest::of(b"links").0;
+        let incorrect = cluster.ids().filter(|id| !cast.is_correct(*id)).count();
         Self {
             rogues: rogues.collect(),
-            history: History::new(&cluster, cast.liars.len()),
+            history: History::new(&cluster, incorrect),
             network: Network::new(cluster.id, secret),
             now: 0,
             counter: 0,
@@ -380,6 +383,9 @@ impl<W: Workload> World<W> {
 
     fn happen(&mut self, event: &Event) -> Result<(), Violation> {
         match *event {
+            Event::Frame { from, to, ref bytes } if self.is_deaf(to) => {
+                self.after(DEAF_NANOS, Event::Frame { from, to, bytes: bytes.clone() });
+            }
             Event::Frame { from, to, ref bytes } => return self.deliver(from, to, bytes),
             Event::Timer(id, life) => {
                 let now = self.now;
@@ -403,6 +409,10 @@ impl<W: Workload> World<W> {
             Event::Rogue(index) => self.tick_rogue(index),
         }
         Ok(())
+    }
+
+    fn is_deaf(&self, to: Principal) -> bool {
+        matches!(to, Principal::Replica(id) if self.node(id).is_deaf())
     }
 
     fn partition(&mut self) {
@@ -447,7 +457,7 @@ impl<W: Workload> World<W> {
     }
 
     fn is_correct(&self, id: ReplicaId) -> bool {
-        !self.cast.liars.contains_key(&id)
+        self.cast.is_correct(id)
     }
 
     fn node(&self, id: ReplicaId) -> &Node<W::Service> {

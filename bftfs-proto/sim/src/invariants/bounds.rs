@@ -34,9 +34,11 @@ impl History {
     /// # Errors
     /// The violation.
     pub fn memory(&self, id: ReplicaId, cluster: &Cluster, held: &Sizes) -> Result<(), Violation> {
-        // While the own checkpoint is older than the stable one, votes above the latter count.
+        // While the own checkpoint is older than the stable one, votes above the latter count: a
+        // restart may find one that is as many behind as may wait for a slow disk. A cluster of one
+        // waits for nobody; what a restart finds is bounded by the size of its journal alone.
         let window = usize::try_from(cluster.window).unwrap_or(usize::MAX);
-        let slots = 3 * window;
+        let slots = if cluster.n() == 1 { 1000 } else { 4 } * window;
         let ordered = slots * BATCH_REQUESTS_MAX;
         // What a batch waits for is taken in beyond the quota.
         let pending = CLIENT_PENDING_REQUESTS_MAX + window * BATCH_REQUESTS_MAX;

@@ -12,6 +12,9 @@ use bftfs_proto::types::{Lsn, Mono, Now, Seq, Wall};
 use crate::clock::Clock;
 use crate::disk::Disk;
 
+/// Checkpoints on their way to disk above which a replica hears nothing new, as in the real driver.
+const STORING_MAX: usize = 3;
+
 /// Something that a replica did, to be judged.
 #[derive(Clone, Debug)]
 pub(super) enum Deed {
@@ -177,6 +180,11 @@ impl<S: Service + Clone> Node<S> {
             deeds.push(deed);
         }
         deeds
+    }
+
+    /// Whether it hears nothing new until its disk has caught up.
+    pub(super) fn is_deaf(&self) -> bool {
+        self.storing.len() > STORING_MAX
     }
 
     pub(super) fn store(&mut self, snapshots: Snapshots) {

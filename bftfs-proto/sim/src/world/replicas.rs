@@ -30,7 +30,8 @@ impl<W: Workload> World<W> {
         self.crashes += 1;
         let cluster = self.cluster.id;
         let torn = self.rng.u64(..);
-        let forgets = self.plan.sabotage == Some(Sabotage::Amnesia);
+        let forgets = self.plan.sabotage == Some(Sabotage::Amnesia)
+            || self.cast.faulty.get(&id) == Some(&Faulty::Memory);
         self.node_mut(id).crash(&cluster, torn, forgets);
         let down = self.rng.u64(0..=self.plan.down_max);
         self.after(down, Event::Restart(id));
@@ -222,7 +223,7 @@ impl<W: Workload> World<W> {
                 }
                 Release::Checkpoint(snapshots) => {
                     self.node_mut(id).store(snapshots);
-                    let takes = 10 * self.plan.sync_time(&mut self.rng);
+                    let takes = self.plan.store_time(&mut self.rng);
                     self.after(takes, Event::Stored(id, life));
                 }
                 Release::Truncate(seq) => self.node_mut(id).truncate(seq),
