@@ -123,6 +123,18 @@ fn a_cluster_of_one_executes_at_once_and_again_after_a_crash() {
     assert_eq!(again.text(), b"x");
 }
 
+#[test]
+fn a_cluster_of_one_executes_all_of_its_journal_however_long() {
+    let mut node = Node::of(0, 1);
+    node.ask(&open(1, 9));
+    let last = 6 * K;
+    (1..last).for_each(|number| drop(node.ask(&append(number, b"x"))));
+    assert_eq!(node.replica.executed(), Seq(last));
+    // None of its checkpoints has got to the disk.
+    let (again, _) = Node::with_journal(0, 1, node.records);
+    assert_eq!(again.replica.executed(), Seq(last));
+}
+
 fn answer_x() -> Message {
     let slot = SlotIndex(0);
     reply(Tag::Ordered(SessionId(1), slot, 1), result(b"x"))
