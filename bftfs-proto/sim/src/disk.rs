@@ -234,9 +234,16 @@ impl Disk {
             let service = Tree::open(stored.root.service, &mut fetch).map_err(|_| Damaged)?;
             Ok(Loaded { root: stored.root, sessions, service })
         });
+        let loaded = loaded.transpose()?;
         let groups = self.journal.iter().flat_map(|segment| &segment.groups);
         let records = groups.flat_map(|group| &group.records).map(|bytes| codec::decode(bytes));
-        Ok((loaded.transpose()?, records.collect::<Result<_, _>>().map_err(|_| Damaged)?))
+        let records: Vec<Record> = records.collect::<Result<_, _>>().map_err(|_| Damaged)?;
+        // A checkpoint is stored when it is stable: the journal lost what says so.
+        let stable = |seq: Seq| records.iter().any(|record| proves(record, seq));
+        match &loaded {
+            Some(loaded) if !stable(loaded.root.seq) => Err(Damaged),
+            Some(_) | None => Ok((loaded, records)),
+        }
     }
 
     /// The operator replaces what is on it by the word that the replica lost what it promised.
@@ -284,6 +291,11 @@ impl Disk {
             Rot::Record | Rot::Misdirected => {}
         }
     }
+}
+
+/// Whether a record says that a checkpoint at `seq` or later is stable.
+fn proves(record: &Record, seq: Seq) -> bool {
+    matches!(record, Record::Stable(_, root) if root.seq >= seq)
 }
 
 #[cfg(test)]

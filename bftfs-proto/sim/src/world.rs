@@ -412,7 +412,8 @@ impl<W: Workload> World<W> {
     }
 
     fn is_deaf(&self, to: Principal) -> bool {
-        matches!(to, Principal::Replica(id) if self.node(id).is_deaf())
+        let Principal::Replica(id) = to else { return false };
+        self.nodes.get(id.0 as usize).is_some_and(Node::is_deaf)
     }
 
     fn partition(&mut self) {
