@@ -50,7 +50,7 @@ fn write(target: &str, at: usize, bytes: &[u8]) {
 /// Signed by somebody whose key no target checks with.
 fn claim(by: u32, seq: u64) -> Checkpoint {
     let digest = Digest::of(&seq.to_le_bytes());
-    Checkpoint::sign(&id(), &replica_signer(9), ReplicaId(by), Seq(seq), digest)
+    Checkpoint::sign(&id(), replica_signer(9), ReplicaId(by), Seq(seq), digest)
 }
 
 fn vote(seq: u64) -> Vote {
@@ -85,13 +85,13 @@ fn view_change(replica: u32) -> ViewChange {
     let (replica, signature) = (ReplicaId(replica), Signature::NONE);
     let (view, stable) = (View(2), Seq(4));
     ViewChange { replica, view, stable, certificate, prepared, accepted, signature }
-        .sign(&id(), &replica_signer(9))
+        .sign(&id(), replica_signer(9))
 }
 
 fn new_view() -> NewView {
     let (changes, chosen) = ((0..3).map(view_change).collect(), vec![Digest::of(b"batch")]);
     NewView { view: View(2), changes, stable: Seq(4), chosen, signature: Signature::NONE }
-        .sign(&id(), &replica_signer(9))
+        .sign(&id(), replica_signer(9))
 }
 
 fn messages() -> Vec<Message> {

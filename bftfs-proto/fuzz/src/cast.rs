@@ -2,10 +2,11 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use bftfs_proto::Digest;
 use bftfs_proto::auth::{MacKey, PublicKey, Reject, Signature, Signer, Verified, verify};
-use bftfs_proto::config::Cluster;
+use bftfs_proto::config::{Cluster, REPLICAS_MAX};
 use bftfs_proto::message::{Body, Checkpoint, Message, Request};
 use bftfs_proto::types::{ClientId, Mono, Now, Principal, ReplicaId, Seq, Wall};
 
@@ -18,22 +19,33 @@ pub const L: u64 = 8;
 /// Clients in the cluster file: 1 to this.
 pub const CLIENTS: u32 = 2;
 
+/// Keys that are made once: making one costs more than most steps of a run.
+const SIGNERS: u32 = 24;
+
+static ID: LazyLock<Digest> = LazyLock::new(|| Digest::of(b"cluster"));
+static REPLICA_SIGNERS: LazyLock<Vec<Signer>> =
+    LazyLock::new(|| (0..SIGNERS).map(|index| signer(0, index)).collect());
+static CLIENT_SIGNERS: LazyLock<Vec<Signer>> =
+    LazyLock::new(|| (0..SIGNERS).map(|index| signer(1, index)).collect());
+static CLUSTERS: LazyLock<Vec<Cluster>> =
+    LazyLock::new(|| (0..=REPLICAS_MAX).map(make_cluster).collect());
+
 /// The name of the cluster.
 #[must_use]
 pub fn id() -> Digest {
-    Digest::of(b"cluster")
+    *ID
 }
 
 /// The key of a replica, in the cluster or not.
 #[must_use]
-pub fn replica_signer(index: u32) -> Signer {
-    signer(0, index)
+pub fn replica_signer(index: u32) -> &'static Signer {
+    &REPLICA_SIGNERS[(index % SIGNERS) as usize]
 }
 
 /// The key of a client, in the cluster or not.
 #[must_use]
-pub fn client_signer(index: u32) -> Signer {
-    signer(1, index)
+pub fn client_signer(index: u32) -> &'static Signer {
+    &CLIENT_SIGNERS[(index % SIGNERS) as usize]
 }
 
 fn signer(kind: u8, index: u32) -> Signer {
@@ -44,8 +56,12 @@ fn signer(kind: u8, index: u32) -> Signer {
 
 /// n replicas and [`CLIENTS`] clients.
 #[must_use]
-pub fn cluster(n: u32) -> Cluster {
-    let keys = (0..n).map(|i| replica_signer(i).public()).collect();
+pub fn cluster(n: u32) -> &'static Cluster {
+    &CLUSTERS[n as usize]
+}
+
+fn make_cluster(n: usize) -> Cluster {
+    let keys = REPLICA_SIGNERS.iter().take(n).map(Signer::public).collect();
     let clients = (1..=CLIENTS).map(|i| (ClientId(i), client_signer(i).public())).collect();
     let mut cluster = Cluster::new(id(), keys, clients);
     (cluster.checkpoint_interval, cluster.window) = (K, L);
@@ -81,7 +97,7 @@ pub fn claim(by: u32, seq: Seq, state: Digest) -> Checkpoint {
         if claims.len() > MEMO_MAX {
             claims.clear();
         }
-        let sign = || Checkpoint::sign(&id(), &replica_signer(by), ReplicaId(by), seq, state);
+        let sign = || Checkpoint::sign(&id(), replica_signer(by), ReplicaId(by), seq, state);
         claims.entry((by, seq, state)).or_insert_with(sign).clone()
     })
 }

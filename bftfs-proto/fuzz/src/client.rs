@@ -40,8 +40,13 @@ struct World {
 pub fn run(data: &[u8]) {
     let mut pick = Pick::new(data);
     let n = [4, 1, 7][pick.index(3)];
-    let client =
-        Client::new(cluster(n), bftfs_proto::types::ClientId(ME), client_signer(ME), NONCE, at(0));
+    let client = Client::new(
+        cluster(n).clone(),
+        bftfs_proto::types::ClientId(ME),
+        client_signer(ME).clone(),
+        NONCE,
+        at(0),
+    );
     let mut world = World {
         n,
         client,

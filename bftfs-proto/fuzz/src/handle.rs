@@ -10,7 +10,7 @@ mod node;
 mod speech;
 
 use bftfs_proto::engine::Input;
-use bftfs_proto::message::{Message, NewView, Request, Status, ViewChange, Vote};
+use bftfs_proto::message::{Message, NewView, Status, ViewChange, Vote};
 use bftfs_proto::replica::Setup;
 use bftfs_proto::service::Service;
 use bftfs_proto::types::{ClientId, Principal, ReplicaId, Seq, View};
@@ -56,7 +56,11 @@ fn play<S: Service + Clone>(
     (n, me): (u32, u32),
     pick: &mut Pick<'_>,
 ) {
-    let setup = Setup { cluster: cluster(n), me: ReplicaId(me), signer: replica_signer(me) };
+    let setup = Setup {
+        cluster: cluster(n).clone(),
+        me: ReplicaId(me),
+        signer: replica_signer(me).clone(),
+    };
     let node = Node::new(setup, service);
     let liar = (me + 1 + u32::from(pick.byte()) % (n - 1).max(1)) % n;
     let mut stage = Stage { node, chronicle, n, me, liar, changes: Vec::new(), eager: true };
@@ -143,12 +147,10 @@ impl<S: Service + Clone> Stage<'_, S> {
     }
 
     fn bodies(&mut self, seq: Seq) {
-        let digests = self.chronicle.batch(seq).requests;
-        let of_batch = |request: &&Request| digests.contains(&request.digest(&id()));
-        let requests: Vec<Request> =
-            self.chronicle.requests.iter().filter(of_batch).cloned().collect();
-        for request in requests {
-            self.hear(Principal::Client(request.client), &Message::Request(request));
+        for digest in self.chronicle.batch(seq).requests {
+            if let Some(request) = self.chronicle.requests.get(&digest).cloned() {
+                self.hear(Principal::Client(request.client), &Message::Request(request));
+            }
         }
     }
 

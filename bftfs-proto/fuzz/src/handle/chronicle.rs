@@ -75,7 +75,7 @@ fn file_operation(seq: u64) -> Bytes {
 /// What was asked and ordered, and the checkpoints that came of it.
 #[derive(Debug)]
 pub(super) struct Chronicle {
-    pub(super) requests: Vec<Request>,
+    pub(super) requests: BTreeMap<Digest, Request>,
     /// By sequence number, from 1 on.
     pub(super) batches: Vec<Batch>,
     pub(super) roots: BTreeMap<Seq, StateRoot>,
@@ -85,16 +85,21 @@ pub(super) struct Chronicle {
 impl Chronicle {
     /// Two clients open sessions; then both have operations ordered. A replica executes it all.
     fn of<S: Service>(service: S, operation: fn(u64) -> Bytes) -> Self {
-        let (mut requests, mut batches, mut records) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut requests, mut batches) = (BTreeMap::new(), Vec::new());
+        let mut records = Vec::new();
         for seq in 1..=SEQS {
             let of_seq = requests_of(seq, operation);
-            let digests = of_seq.iter().map(|request| request.digest(&id())).collect();
+            let digests: Vec<Digest> = of_seq.iter().map(|r| r.digest(&id())).collect();
+            requests.extend(digests.iter().copied().zip(of_seq.clone()));
             let batch = Batch { requests: digests, time: Wall(EPOCH + 1_000_000 * seq) };
             batches.push(batch.clone());
-            requests.extend(of_seq.clone());
             records.push(Record::Learned { seq: Seq(seq), batch, requests: of_seq });
         }
-        let setup = Setup { cluster: cluster(1), me: ReplicaId(0), signer: replica_signer(0) };
+        let setup = Setup {
+            cluster: cluster(1).clone(),
+            me: ReplicaId(0),
+            signer: replica_signer(0).clone(),
+        };
         let mut replica = Replica::recover(setup, service, at(0), None, records);
         assert_eq!(replica.executed(), Seq(SEQS));
         let (mut roots, mut blocks) = (BTreeMap::new(), BTreeMap::new());

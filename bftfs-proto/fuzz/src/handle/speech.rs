@@ -87,9 +87,10 @@ impl<S: Service + Clone> Stage<'_, S> {
 
     /// A request of the history, or one of `client`'s making.
     fn request(&self, pick: &mut Pick<'_>, client: u32) -> Request {
-        let usual = pick.one(&self.chronicle.requests).cloned();
+        let at = pick.index(self.chronicle.requests.len());
+        let usual = self.chronicle.requests.values().nth(at);
         if let Some(request) = usual.filter(|_| !pick.rarely(4)) {
-            return request;
+            return request.clone();
         }
         let (session, slot) = (SessionId(pick.below(4)), SlotIndex(u16::from(pick.byte() % 3)));
         let body = match pick.byte() % 4 {
@@ -231,8 +232,7 @@ impl<S: Service + Clone> Stage<'_, S> {
         let bad = pick.rarely(16);
         match what {
             Fetch::Request(digest) => {
-                let mut requests = self.chronicle.requests.iter();
-                let request = requests.find(|request| request.digest(&id()) == *digest).cloned();
+                let request = self.chronicle.requests.get(digest).cloned();
                 Some(Data::Request(request.unwrap_or_else(|| self.request(pick, 1))))
             }
             Fetch::Batch(digest) => {
@@ -290,7 +290,7 @@ impl<S: Service + Clone> Stage<'_, S> {
         let signer = replica_signer(if pick.rarely(32) { self.liar } else { by });
         let change =
             ViewChange { replica, view, stable, certificate, prepared, accepted, signature };
-        let change = change.sign(&id(), &signer);
+        let change = change.sign(&id(), signer);
         self.changes.retain(|known| known.replica != change.replica || known.view != view);
         self.changes.push(change.clone());
         if self.changes.len() > CHANGES_MAX {
@@ -319,7 +319,7 @@ impl<S: Service + Clone> Stage<'_, S> {
         if pick.rarely(4) && !changes.is_empty() {
             changes.remove(pick.index(changes.len()));
         }
-        let choice = choose(&cluster(self.n), &changes);
+        let choice = choose(cluster(self.n), &changes);
         let (mut stable, mut chosen) =
             choice.map_or((Seq(0), Vec::new()), |choice| (choice.stable, choice.chosen));
         match pick.byte() % 16 {
@@ -333,6 +333,6 @@ impl<S: Service + Clone> Stage<'_, S> {
         // It cannot sign in this replica's name.
         let signer = if primary == self.me { self.liar } else { primary };
         NewView { view, changes, stable, chosen, signature: Signature::NONE }
-            .sign(&id(), &replica_signer(signer))
+            .sign(&id(), replica_signer(signer))
     }
 }
