@@ -344,13 +344,19 @@ impl Pool {
     }
 
     /// Forgets requests that were executed elsewhere.
-    pub(super) fn discard_if(&mut self, executed: impl Fn(&Request) -> bool) {
-        let done = |(_, digest): &(Mono, Digest)| {
-            let body = self.bodies.get(digest);
-            body.is_none_or(|body| executed(&body.request)).then_some(*digest)
-        };
-        let done: Vec<Digest> = self.pending.iter().filter_map(done).collect();
-        done.iter().for_each(|digest| self.discard(digest));
+    pub(super) fn discard_if(&mut self, done: impl Fn(&Request) -> bool) {
+        self.pending_that(done).iter().for_each(|digest| self.discard(digest));
+    }
+
+    /// Waits no longer for requests that were executed; their bodies stay for those who lag.
+    pub(super) fn settle(&mut self, done: impl Fn(&Request) -> bool) {
+        self.pending_that(done).iter().for_each(|digest| self.executed(digest));
+    }
+
+    fn pending_that(&self, done: impl Fn(&Request) -> bool) -> Vec<Digest> {
+        let is_done =
+            |digest: &Digest| self.bodies.get(digest).is_none_or(|body| done(&body.request));
+        self.pending.iter().map(|(_, digest)| *digest).filter(is_done).collect()
     }
 
     /// Backups never pop their queues: they shed what was ordered from time to time.

@@ -70,8 +70,7 @@ impl<S: Service> Replica<S> {
             let trusting = self.broken(Fault::ProposeUnsigned);
             let (cluster, state) = (&self.cluster, &self.state);
             let requests = self.pool.next_batch(|request, verified| {
-                let current = !matches!(state.standing(request), Standing::Executed(_));
-                current && (verified || trusting || is_signed(cluster, request))
+                !state.is_done(request) && (verified || trusting || is_signed(cluster, request))
             });
             if requests.is_empty() {
                 return;

@@ -124,6 +124,14 @@ impl<S: Service> State<S> {
         }
     }
 
+    /// Whether `request` was executed, or never will be because a later one of its slot was.
+    pub(super) fn is_done(&self, request: &Request) -> bool {
+        match self.standing(request) {
+            Standing::Executed(_) | Standing::Refused(Answer::Forgotten) => true,
+            Standing::Fresh | Standing::Refused(_) => false,
+        }
+    }
+
     /// The whole answer to the last request of a slot, if it was small enough to be kept.
     pub(super) fn kept(&self, client: ClientId, tag: Tag) -> Option<Answer> {
         let Tag::Ordered(session, slot, number) = tag else { return None };

@@ -7,7 +7,7 @@
 use bftfs_state::Digest;
 
 use crate::auth::Reject;
-use crate::message::{Data, Message};
+use crate::message::{Answer, Data, Message};
 use crate::service::Service;
 use crate::types::{Mono, ReplicaId, Seq, View};
 
@@ -174,8 +174,12 @@ impl<S: Service> Replica<S> {
         let Some(body) = self.pool.get(digest) else { return false };
         match self.state.standing(&body.request) {
             Standing::Executed(_) => self.pool.executed(digest),
-            Standing::Refused(_) if !self.broken(Fault::SuspectRefused) => {
-                self.pool.postpone(digest, self.now.mono);
+            Standing::Refused(answer) if !self.broken(Fault::SuspectRefused) => {
+                if answer == Answer::Forgotten {
+                    self.pool.executed(digest);
+                } else {
+                    self.pool.postpone(digest, self.now.mono);
+                }
             }
             Standing::Fresh | Standing::Refused(_)
                 if body.verified

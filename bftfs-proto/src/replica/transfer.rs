@@ -197,9 +197,7 @@ impl<S: Service> Replica<S> {
         self.executed_lsn = self.appended;
         self.checkpoints.install(root, transfer.certificate);
         self.cut_log(seq);
-        self.pool.discard_if(|request| {
-            matches!(self.state.standing(request), super::state::Standing::Executed(_))
-        });
+        self.pool.discard_if(|request| self.state.is_done(request));
         let mut snapshots = self.state.seal();
         snapshots.rewrite = true;
         self.outputs.push_back(Output::Checkpoint(snapshots));

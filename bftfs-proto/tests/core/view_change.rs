@@ -123,6 +123,18 @@ fn a_request_with_a_bad_signature_deposes_nobody() {
 }
 
 #[test]
+fn a_request_that_its_slot_has_passed_is_not_waited_for() {
+    let mut node = Node::new(1);
+    node.run_to(3);
+    node.ask(&append(1, b"another"));
+    assert_eq!(node.replica.status().waiting, 1);
+    while node.now.mono.0 < 2 * VIEW_TIMEOUT_NANOS {
+        assert_eq!(said(&node.tick()), [""; 0]);
+    }
+    assert_eq!(node.replica.status().waiting, 0);
+}
+
+#[test]
 fn a_request_that_waits_is_shown_to_the_primary() {
     let mut node = Node::new(1);
     node.ask(&open(1, 9));
