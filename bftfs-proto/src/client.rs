@@ -286,6 +286,9 @@ impl Client {
     }
 
     fn on_reply(&mut self, from: ReplicaId, reply: Reply) {
+        if from.0 as usize >= self.cluster.n() {
+            return;
+        }
         let Some(call) = self.calls.get_mut(&reply.tag) else { return };
         let whole = reply.answer.filter(|a| a.digest(&self.cluster.id) == reply.digest);
         let brought = whole.is_some();
