@@ -161,6 +161,15 @@ fn an_answer_that_a_quorum_agrees_on_is_asked_for_if_it_does_not_come() {
 }
 
 #[test]
+fn replicas_that_the_cluster_does_not_have_are_not_heard() {
+    let mut mount = Mount::new();
+    mount.submit(1, How::Ordered, b"x");
+    for by in 4..9 {
+        assert_eq!(mount.hear(by, &reply(ordered(1), result(b"x"))), []);
+    }
+}
+
+#[test]
 fn an_answer_that_nobody_kept_is_given_up_and_its_slot_is_free_again() {
     let mut mount = Mount::new();
     mount.submit(1, How::Ordered, b"x");
