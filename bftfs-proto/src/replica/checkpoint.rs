@@ -13,7 +13,7 @@ use crate::types::{ReplicaId, Seq};
 use super::Replica;
 use super::log::Slot;
 
-/// Checkpoints of one replica that are kept while they are not stable.
+/// Checkpoints of one other replica that are kept while they are not stable.
 const CLAIMS_MAX: usize = 4;
 
 /// What is known of checkpoints.
@@ -74,7 +74,14 @@ impl Checkpoints {
         self.own.get(&seq)
     }
 
+    /// A claim of this replica's own. After a restart there may be as many as the journal tells
+    /// of, and the first of them have to become stable first.
     pub(super) fn add(&mut self, claim: Checkpoint) {
+        self.claims.entry(claim.replica).or_default().insert(claim.seq, claim);
+    }
+
+    /// A claim of another: of each the latest few are kept.
+    fn add_foreign(&mut self, claim: Checkpoint) {
         let claims = self.claims.entry(claim.replica).or_default();
         claims.insert(claim.seq, claim);
         while claims.len() > CLAIMS_MAX {
@@ -176,7 +183,7 @@ impl<S: Service> Replica<S> {
         let key = self.cluster.replicas.get(claim.replica.0 as usize).ok_or(Reject::Role)?;
         claim.verify(&self.cluster, key)?;
         let seq = claim.seq;
-        self.checkpoints.add(claim);
+        self.checkpoints.add_foreign(claim);
         self.try_stable(seq);
         Ok(())
     }
