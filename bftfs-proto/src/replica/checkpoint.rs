@@ -89,12 +89,6 @@ impl Checkpoints {
         }
     }
 
-    /// Takes what this replica signed for last before a restart. What it signed for earlier, it signs
-    /// for again when it gets there.
-    pub(super) fn restore_claim(&mut self, claim: Checkpoint) {
-        self.claims.insert(claim.replica, [(claim.seq, claim)].into());
-    }
-
     /// q matching claims at `seq`, if there are.
     fn certificate(&self, seq: Seq, cluster: &Cluster) -> Option<Vec<Checkpoint>> {
         let claims: Vec<_> = self.claims.values().filter_map(|of| of.get(&seq)).collect();

@@ -152,7 +152,7 @@ impl<S: Service> Replica<S> {
                 self.views.new_view = Some(new_view);
             }
             Record::Recovery(recovery) => self.replay_recovery(recovery),
-            Record::Claimed(claim) => self.checkpoints.restore_claim(claim),
+            Record::Claimed(claim) => self.checkpoints.add(claim),
             Record::Stable(..) => {}
             Record::Reaccepted(vote) => self.replay_reaccepted(&vote, settled),
             Record::Accepted { view, seq, batch, requests } => {

@@ -5,7 +5,7 @@ use bftfs_proto::config::{
     FETCH_BLOCKS_MAX, RESULT_BYTES_MAX, TIME_BOUND_NANOS,
 };
 use bftfs_proto::replica::Sizes;
-use bftfs_proto::types::{ReplicaId, Wall};
+use bftfs_proto::types::{ReplicaId, Seq, Wall};
 
 use super::{History, Violation};
 
@@ -33,12 +33,17 @@ impl History {
     ///
     /// # Errors
     /// The violation.
-    pub fn memory(&self, id: ReplicaId, cluster: &Cluster, held: &Sizes) -> Result<(), Violation> {
-        // While the own checkpoint is older than the stable one, votes above the latter count: a
-        // restart may find one that is as many behind as may wait for a slow disk. A cluster of one
-        // waits for nobody; what a restart finds is bounded by the size of its journal alone.
+    pub fn memory(
+        &self,
+        id: ReplicaId,
+        cluster: &Cluster,
+        stable: Seq,
+        held: &Sizes,
+    ) -> Result<(), Violation> {
+        // After a restart from an older checkpoint there is also what the own journal holds.
+        let behind = self.behind(id, stable);
         let window = usize::try_from(cluster.window).unwrap_or(usize::MAX);
-        let slots = if cluster.n() == 1 { 1000 } else { 4 } * window;
+        let slots = 2 * window + behind;
         let ordered = slots * BATCH_REQUESTS_MAX;
         // What a batch waits for is taken in beyond the quota.
         let pending = CLIENT_PENDING_REQUESTS_MAX + window * BATCH_REQUESTS_MAX;
@@ -48,7 +53,7 @@ impl History {
             pending,
             wants: ordered + slots + FETCH_BLOCKS_MAX + 1,
             blocked: ordered,
-            claims: cluster.n() * CLAIMS_EACH,
+            claims: cluster.n() * CLAIMS_EACH + slots,
             view_changes: cluster.n(),
             answers_bytes: ANSWERS_BYTES + RESULT_BYTES_MAX,
         };

@@ -121,6 +121,12 @@ impl History {
         }
     }
 
+    /// How far a stable checkpoint is below the highest that its replica ever had.
+    pub(super) fn behind(&self, id: ReplicaId, stable: Seq) -> usize {
+        let highest = self.votes.stable.get(&id).copied().unwrap_or_default();
+        usize::try_from(highest.0.saturating_sub(stable.0)).unwrap_or(usize::MAX)
+    }
+
     /// I9 (durability): what a view-change promises is on the disk.
     fn promise(
         &mut self,

@@ -152,7 +152,7 @@ impl<W: Workload> World<W> {
             self.history.undisturbed(id, view)?;
         }
         if self.steps.is_multiple_of(MEMORY_CHECK_STEPS) {
-            self.history.memory(id, &self.cluster, &replica.sizes())?;
+            self.history.memory(id, &self.cluster, replica.stable(), &replica.sizes())?;
         }
         if before == Some(executed) {
             return Ok(());
