@@ -83,7 +83,7 @@ impl Equivocate {
 /// Another batch that a backup could accept as well.
 fn twin(mut batch: Batch) -> Batch {
     batch.requests.reverse();
-    batch.time.0 += 1;
+    batch.time.0 = batch.time.0.wrapping_add(1);
     batch
 }
 
