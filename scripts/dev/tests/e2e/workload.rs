@@ -84,12 +84,19 @@ impl Ledger {
     }
 }
 
-/// A thread that makes, reads, renames and removes files until it is stopped.
+/// A thread that makes, reads, renames and removes files until it is stopped or dropped: a test
+/// that fails must not have it go on in what is below the mount.
 #[derive(Debug)]
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     rounds: Arc<AtomicU64>,
-    thread: JoinHandle<Ledger>,
+    thread: Option<JoinHandle<Ledger>>,
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Load {
@@ -99,7 +106,7 @@ impl Load {
         let worker =
             Worker { dir: dir.to_owned(), numbers: Numbers::new(1), ledger: Ledger::default() };
         let (stopped, count) = (Arc::clone(&stop), Arc::clone(&rounds));
-        let thread = thread::spawn(move || worker.work(&stopped, &count));
+        let thread = Some(thread::spawn(move || worker.work(&stopped, &count)));
         Self { stop, rounds, thread }
     }
 
@@ -109,9 +116,10 @@ impl Load {
     }
 
     /// Stops, and tells what was acknowledged.
-    pub(crate) fn stop(self) -> Ledger {
+    pub(crate) fn stop(mut self) -> Ledger {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("the load does not panic")
+        let thread = self.thread.take().expect("it is stopped once");
+        thread.join().expect("the load does not panic")
     }
 }
 
