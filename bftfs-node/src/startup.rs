@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, ensure};
 use bftfs_fs::FileSystem;
 use bftfs_net::{Clock, ClusterFile, Durability, Identity};
 use bftfs_proto::engine::Record;
@@ -68,6 +68,13 @@ impl Node {
         let loaded = loaded.with_context(|| unusable("the checkpoint", &paths.data))?;
         let records = records.iter().map(|bytes| codec::decode(bytes)).collect::<Result<_, _>>();
         let records: Vec<Record> = records.with_context(|| unusable("the journal", &paths.data))?;
+        if let Some(Loaded { root, .. }) = &loaded {
+            let known =
+                |r: &Record| matches!(r, Record::Stable(_, stable) if stable.seq >= root.seq);
+            // It is stored after that: a journal without it has lost what was promised since, too.
+            let lost = || unusable("the journal, which does not know the checkpoint,", &paths.data);
+            ensure!(records.iter().any(known), lost());
+        }
         let setup = Setup { cluster: file.cluster(), me, signer: identity.signer() };
         let service = FileSystem::new(file.capacity_bytes, file.capacity_inodes);
         let clock = Clock::default();
