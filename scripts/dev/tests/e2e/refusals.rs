@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 use bftfs_certs::{Authority, Key, Period, Plan, Subject};
-use bftfs_dev::Mode;
+use bftfs_dev::{Mode, find};
 
 use crate::lab::{Lab, refused, with_cluster};
 use crate::workload::{Load, Numbers};
@@ -210,9 +210,21 @@ fn a_port_in_use_is_refused() {
         let socket = UdpSocket::bind("127.0.0.1:0")?;
         let port = socket.local_addr()?.port();
         bftfs_certs::init(&Plan { replicas: 1, port, ..Plan::development(&dir) })?;
-        let replica = dir.join("replica-0");
-        let said = run(&dir.join("cluster.toml"), 0, &replica, &replica.join("data"))?;
+        let (cluster, replica) = (dir.join("cluster.toml"), dir.join("replica-0"));
+        let arguments = arguments("format", &cluster, 0, &replica, &replica.join("data"));
+        let made = std::process::Command::new(find("bftfs-node")?).args(arguments).status()?;
+        ensure!(made.success(), "the data directory is made");
+        let said = run(&cluster, 0, &replica, &replica.join("data"))?;
         says(&said, &["in use", &port.to_string()])
+    });
+}
+
+#[test]
+fn a_replica_without_its_data_does_not_begin_anew() {
+    undisturbed(|lab| {
+        let cluster = lab.cluster.cluster_file();
+        let said = run_replica(lab, 3, &cluster, &lab.directory("nothing")?)?;
+        says(&said, &["there is no data of replica 3", "bftfs-node recover"])
     });
 }
 
@@ -301,21 +313,23 @@ fn run_replica(lab: &Lab, id: u32, cluster: &Path, data: &Path) -> Result<String
 }
 
 fn run(cluster: &Path, id: u32, keys: &Path, data: &Path) -> Result<String> {
+    let arguments = arguments("run", cluster, id, keys, data);
+    refused("bftfs-node", &arguments.each_ref().map(String::as_str))
+}
+
+fn arguments(verb: &str, cluster: &Path, id: u32, keys: &Path, data: &Path) -> [String; 11] {
     let path = |path: &Path| path.display().to_string();
-    refused(
-        "bftfs-node",
-        &[
-            "run",
-            "--cluster",
-            &path(cluster),
-            "--id",
-            &id.to_string(),
-            "--cert",
-            &path(&keys.join("replica.crt")),
-            "--key",
-            &path(&keys.join("replica.key")),
-            "--data",
-            &path(data),
-        ],
-    )
+    [
+        verb.into(),
+        "--cluster".into(),
+        path(cluster),
+        "--id".into(),
+        id.to_string(),
+        "--cert".into(),
+        path(&keys.join("replica.crt")),
+        "--key".into(),
+        path(&keys.join("replica.key")),
+        "--data".into(),
+        path(data),
+    ]
 }
