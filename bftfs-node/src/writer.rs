@@ -114,7 +114,7 @@ pub(crate) fn entry(record: &Record) -> Entry {
         Record::Stable(..) => Keep::Latest(0),
         Record::View(_) => Keep::Latest(1),
         Record::NewView(_) => Keep::Latest(2),
-        Record::Claimed(_) => Keep::Latest(3),
+        Record::Claimed(..) => Keep::Latest(3),
         Record::Recovery(_) => Keep::Latest(4),
     };
     Entry { keep, bytes: codec::encode(record) }

@@ -97,9 +97,10 @@ pub enum Record {
         /// Its requests, in order.
         requests: Vec<Request>,
     },
-    /// Executed up to this checkpoint and signed for it: what was prepared or learned up to its
-    /// number was decided.
-    Claimed(Checkpoint),
+    /// Executed by itself from the state at the number up to the checkpoint, and signed for that:
+    /// what was prepared or learned between them was decided. What lies below was not executed here,
+    /// or not since the last start.
+    Claimed(Checkpoint, Seq),
     /// q matching checkpoints, and what their state is made of: the log up to them may go.
     Stable(Vec<Checkpoint>, StateRoot),
     /// How far a replica that lost its disk has come on its way back.
@@ -122,7 +123,7 @@ impl Record {
                 Some(*seq)
             }
             Self::Reaccepted(vote) => Some(vote.seq),
-            Self::Claimed(_)
+            Self::Claimed(..)
             | Self::Stable(..)
             | Self::Recovery(_)
             | Self::View(_)

@@ -73,6 +73,9 @@ pub struct Replica<S> {
     outputs: VecDeque<Output>,
     /// The number of the last record appended.
     appended: Lsn,
+    /// The state that this replica began from, at its start or by state transfer: all after it it
+    /// executed by itself.
+    begun: Seq,
     /// The record that the executed state depends on.
     executed_lsn: Lsn,
     /// The primary's next sequence number.

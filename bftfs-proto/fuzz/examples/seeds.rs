@@ -137,7 +137,7 @@ fn records() -> Vec<Record> {
         Record::Accepted { view, seq, batch: batch(), requests: requests.clone() },
         Record::Prepared { view, seq, digest },
         Record::Learned { seq, batch: batch(), requests },
-        Record::Claimed(claim(0, 4)),
+        Record::Claimed(claim(0, 4), Seq(0)),
         Record::Stable((0..3).map(|by| claim(by, 4)).collect(), root()),
         Record::View(view),
         Record::Reaccepted(vote(5)),

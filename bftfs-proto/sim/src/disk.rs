@@ -147,7 +147,7 @@ impl Disk {
                 self.promised = self.promised.max(*view);
                 return;
             }
-            Record::Claimed(_) | Record::Recovery(_) | Record::Stable(..) | Record::NewView(_) => {
+            Record::Claimed(..) | Record::Recovery(_) | Record::Stable(..) | Record::NewView(_) => {
                 return;
             }
         };

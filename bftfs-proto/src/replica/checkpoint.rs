@@ -139,7 +139,7 @@ impl<S: Service> Replica<S> {
         self.checkpoints.own.insert(seq, root);
         self.checkpoints.unstored.insert(seq, snapshots);
         let claim = self.claim_checkpoint(&root);
-        self.append(Record::Claimed(claim.clone()));
+        self.append(Record::Claimed(claim.clone(), self.begun));
         self.send(To::Replicas, Message::Checkpoint(claim));
         if self.checkpoints.ahead.first().is_some_and(|claim| claim.seq == seq) {
             let certificate = core::mem::take(&mut self.checkpoints.ahead);
@@ -268,7 +268,7 @@ impl<S: Service> Replica<S> {
             self.append(Record::NewView(new_view));
         }
         if let Some(claim) = self.checkpoints.claimed(self.me) {
-            self.append(Record::Claimed(claim));
+            self.append(Record::Claimed(claim, self.begun));
         }
         if let Some(root) = self.checkpoints.own(self.log.low()).copied() {
             self.append(Record::Stable(self.checkpoints.stable.clone(), root));

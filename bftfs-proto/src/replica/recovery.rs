@@ -123,6 +123,7 @@ impl<S: Service> Replica<S> {
             outputs: VecDeque::new(),
             appended: Lsn(0),
             executed_lsn: Lsn(0),
+            begun: state.executed(),
             next_seq: state.executed().next(),
             barrier: Seq(0),
             started: now.mono,
@@ -152,7 +153,11 @@ impl<S: Service> Replica<S> {
                 self.views.new_view = Some(new_view);
             }
             Record::Recovery(recovery) => self.replay_recovery(recovery),
-            Record::Claimed(claim) => self.checkpoints.add(claim),
+            // A state that was fetched after the one that is here skipped what the journal has.
+            Record::Claimed(claim, begun) if begun <= self.state.executed() => {
+                self.checkpoints.add(claim);
+            }
+            Record::Claimed(..) => {}
             Record::Stable(..) => {}
             Record::Reaccepted(vote) => self.replay_reaccepted(&vote, settled),
             Record::Accepted { view, seq, batch, requests } => {
@@ -288,7 +293,7 @@ fn last_stable(records: &[Record]) -> Option<Proven> {
         | Record::Prepared { .. }
         | Record::Learned { .. }
         | Record::Reaccepted(_)
-        | Record::Claimed(_)
+        | Record::Claimed(..)
         | Record::Recovery(_)
         | Record::View(_)
         | Record::NewView(_) => None,

@@ -195,6 +195,7 @@ impl<S: Service> Replica<S> {
         self.state.install(&root, sessions, service);
         self.append(Record::Stable(transfer.certificate.clone(), root));
         self.executed_lsn = self.appended;
+        self.begun = seq;
         self.checkpoints.install(root, transfer.certificate);
         self.cut_log(seq);
         self.pool.discard_if(|request| self.state.is_done(request));

@@ -35,7 +35,7 @@ fn stable_root() -> (StateRoot, Digest) {
 fn every_k_batches_a_replica_signs_for_its_state() {
     let (_, state, outputs) = at_checkpoint();
     let claim = claim(1, K, state);
-    let record = Out::Append(Record::Claimed(claim.clone()));
+    let record = Out::Append(Record::Claimed(claim.clone(), Seq(0)));
     let sent = to_all(Message::Checkpoint(claim), 2 * K + 1);
     let said: Vec<Out> = outputs.iter().skip_while(|out| **out != record).cloned().collect();
     assert!(said.starts_with(&[record, sent]), "{said:?}");

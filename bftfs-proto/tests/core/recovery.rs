@@ -100,6 +100,20 @@ fn what_a_replica_signed_for_it_executes_again_by_itself() {
 }
 
 #[test]
+fn what_a_fetched_state_skipped_is_not_taken_for_decided() {
+    // It fetched the state at K, went on and signed for one, and lost the fetched state.
+    let mut node = Node::new(1);
+    node.run_to(K + 1);
+    let later = |record: Record| match record {
+        Record::Claimed(claim, _) => Record::Claimed(claim, Seq(K)),
+        other => other,
+    };
+    let records = node.records.into_iter().map(later).collect();
+    let (node, _) = Node::with_journal(1, 4, records);
+    assert_eq!(node.replica.executed(), Seq(0), "others have to say what was decided");
+}
+
+#[test]
 fn a_lost_superblock_leaves_votes_below_the_stable_checkpoint_without_their_batches() {
     // The journal was cut to the checkpoint that the superblock spoke of, but segment by segment.
     let (time, sessions, service) = (Wall(EPOCH), Digest::ZERO, Digest::ZERO);
