@@ -6,7 +6,7 @@ use bftfs_sim::workload::{FilesLoad, ListsLoad};
 use bftfs_sim::{Choices, Report, World};
 
 /// Seeds that failed once with a cast of their own choice; see `docs/testing.md`.
-const ONCE_FAILED: [u64; 8] = [21, 105, 130, 133, 142, 164, 190, 208];
+const ONCE_FAILED: [u64; 9] = [21, 105, 130, 133, 142, 164, 190, 208, 304_990];
 /// Seeds that failed once with two Byzantine clients.
 const ONCE_FAILED_BY_CLIENTS: [u64; 4] = [4, 23, 86, 99];
 
