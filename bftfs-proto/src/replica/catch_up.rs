@@ -73,7 +73,7 @@ impl<S: Service> Replica<S> {
         let due: Vec<(Fetch, Want)> = self.wants.iter().filter_map(due).collect();
         let me = self.me;
         for id in self.cluster.ids().filter(|id| *id != me) {
-            let of_this = due.iter().filter(|(_, want)| self.asked_in_turn(want.attempts) == id);
+            let of_this = due.iter().filter(|(what, want)| self.asked(what, want.attempts) == id);
             let wanted: Vec<Fetch> = of_this.map(|(what, _)| *what).collect();
             for part in wanted.chunks(BATCH_REQUESTS_MAX) {
                 self.send_to(id, Message::Fetch(part.to_vec()));
@@ -87,10 +87,20 @@ impl<S: Service> Replica<S> {
         }
     }
 
-    fn asked_in_turn(&self, attempt: u32) -> ReplicaId {
+    /// Whom to ask for the next time: all in turn, first who has most likely got it. That is the
+    /// primary where it proposed: with a client that sends to it alone, and a backup that is mute,
+    /// asking elsewhere can take until an honest primary is suspected.
+    fn asked(&self, what: &Fetch, attempts: u32) -> ReplicaId {
         let n = u32::try_from(self.cluster.n()).unwrap_or(u32::MAX);
-        let step = 1 + attempt % n.saturating_sub(1).max(1);
-        ReplicaId((self.me.0 + step) % n)
+        let next = ReplicaId((self.me.0 + 1) % n);
+        let first = match what {
+            Fetch::Request(_) | Fetch::Batch(_) if !self.is_primary() => {
+                self.cluster.primary(self.view)
+            }
+            _ => next,
+        };
+        let others = (0..n).map(|step| ReplicaId((first.0 + step) % n)).filter(|id| *id != self.me);
+        others.cycle().nth((attempts % n.saturating_sub(1).max(1)) as usize).unwrap_or(next)
     }
 
     pub(super) fn send_status(&mut self) {

@@ -11,7 +11,6 @@ use crate::service::Service;
 use crate::types::{ReplicaId, Seq};
 
 use super::Replica;
-use super::log::Slot;
 
 /// Checkpoints of one other replica that are kept while they are not stable.
 const CLAIMS_MAX: usize = 4;
@@ -233,10 +232,8 @@ impl<S: Service> Replica<S> {
     }
 
     pub(super) fn cut_log(&mut self, seq: Seq) {
-        let dropped = self.log.truncate(seq);
-        for batch in dropped.values().flat_map(Slot::batches) {
-            self.pool.release(&batch.requests, seq);
-        }
+        self.log.truncate(seq);
+        self.pool.release(seq);
         self.blocked.retain(|_, seqs| {
             *seqs = seqs.split_off(&seq.next());
             !seqs.is_empty()

@@ -134,12 +134,6 @@ impl Slot {
         self.accepted = Some(accepted);
     }
 
-    /// All batches that this slot knows the requests of.
-    pub(super) fn batches(&self) -> impl Iterator<Item = &Batch> {
-        let accepted = self.accepted.iter().chain(&self.earlier).map(|a| &a.batch);
-        accepted.chain(&self.learned)
-    }
-
     /// How far this number has come in `view`.
     pub(super) fn status(&self, view: View) -> SlotStatus {
         if self.decided.is_some() {
@@ -216,11 +210,10 @@ impl Log {
         self.slots.iter().map(|(seq, slot)| (*seq, slot))
     }
 
-    /// Moves the low watermark up and returns the slots that fell out of the log.
-    pub(super) fn truncate(&mut self, low: Seq) -> BTreeMap<Seq, Slot> {
+    /// Moves the low watermark up; the slots below fall out of the log.
+    pub(super) fn truncate(&mut self, low: Seq) {
         assert!(low >= self.low, "a stable checkpoint never falls back");
         self.low = low;
-        let kept = self.slots.split_off(&low.next());
-        core::mem::replace(&mut self.slots, kept)
+        self.slots = self.slots.split_off(&low.next());
     }
 }

@@ -257,26 +257,21 @@ impl Pool {
         }
     }
 
-    /// Forgets a body that proved to be no request, or that was executed already.
+    /// Nobody waits any more for a body that proved to be no request, or that was executed already.
+    /// It is forgotten, unless a batch has it that this replica stands by: a client may show its
+    /// request signed to the primary and unsigned to all others, and then the primary's disk may
+    /// be lost. Those who accepted the batch are the only ones that still have the body.
     pub(super) fn discard(&mut self, digest: &Digest) {
-        let Some(body) = self.bodies.remove(digest) else { return };
-        if body.stage == Stage::Waiting {
-            leave(&mut self.queues, &body.request);
+        self.executed(digest);
+        if self.bodies.get(digest).is_some_and(|body| body.held.is_none()) {
+            self.bodies.remove(digest);
         }
-        self.pending.remove(&(body.since, *digest));
-        body.shown.map(|since| self.shown.remove(&(since, *digest)));
     }
 
-    /// Forgets bodies of a batch whose checkpoint is stable. What was not executed waits on.
-    pub(super) fn release(&mut self, digests: &[Digest], stable: Seq) {
-        for digest in digests {
-            let done = |body: &Body| {
-                body.stage == Stage::Executed && body.held.is_some_and(|seq| seq <= stable)
-            };
-            if self.bodies.get(digest).is_some_and(done) {
-                self.bodies.remove(digest);
-            }
-        }
+    /// Forgets bodies whose checkpoint is stable. What was not executed waits on.
+    pub(super) fn release(&mut self, stable: Seq) {
+        let needed = |body: &Body| body.held.is_some_and(|seq| seq > stable);
+        self.bodies.retain(|_, body| body.stage != Stage::Executed || needed(body));
     }
 
     /// The next batch: clients in turn, each at most its share of it while others wait, a quarter

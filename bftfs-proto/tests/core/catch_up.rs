@@ -2,7 +2,7 @@
 
 use bftfs_proto::Digest;
 use bftfs_proto::config::STATUS_BUSY_NANOS;
-use bftfs_proto::engine::Record;
+use bftfs_proto::engine::{Record, To};
 use bftfs_proto::message::{Answer, Batch, Data, Decided, Fetch, Message, SlotStatus, Status, Tag};
 use bftfs_proto::types::{Seq, SessionId, View};
 
@@ -36,7 +36,7 @@ fn claims_of_w_replicas_decide() {
     assert_eq!(node.hear(replica(3), &decided(1, &batch)), []);
     assert_eq!(node.replica.decided(Seq(1)), Some(batch.digest(&id())));
     let wanted = Message::Fetch(vec![Fetch::Batch(batch.digest(&id()))]);
-    assert_eq!(node.tick(), [to_one(replica(2), wanted, 0)]);
+    assert_eq!(node.tick(), [to_one(replica(0), wanted, 0)]);
     let learned =
         Record::Learned { seq: Seq(1), batch: batch.clone(), requests: vec![request.clone()] };
     assert_eq!(
@@ -46,6 +46,36 @@ fn claims_of_w_replicas_decide() {
             to_one(client(1), reply(Tag::Open(9), Answer::Opened(SessionId(1))), 1),
         ]
     );
+}
+
+#[test]
+fn what_the_primary_proposed_is_asked_of_it_first_and_then_of_all_in_turn() {
+    let (mut node, request) = (Node::new(1), open(1, 9));
+    node.hear(replica(0), &pre_prepare(1, &batch(&[&request])));
+    let wanted = Message::Fetch(vec![Fetch::Request(request.digest(&id()))]);
+    let mut asked = Vec::new();
+    while asked.len() < 4 {
+        asked.extend(node.tick().into_iter().filter_map(|out| match out {
+            Out::Send(To::One(to), message, _) if message == wanted => Some(to),
+            _ => None,
+        }));
+    }
+    assert_eq!(asked, [replica(0), replica(2), replica(3), replica(0)]);
+}
+
+#[test]
+fn a_body_that_a_batch_has_is_kept_though_its_client_did_not_sign_it() {
+    // The client may have shown the primary the right signature; that one may lose its disk.
+    let (mut node, request) = (Node::new(1), open(1, 9));
+    let mut forged = request.clone();
+    forged.signature = open(2, 9).signature;
+    node.ask(&forged);
+    node.hear(replica(0), &pre_prepare(1, &batch(&[&request])));
+    (0..20).for_each(|_| drop(node.tick()));
+    assert_eq!(node.rejects(), [("Signature".to_owned(), 1)], "it was looked at");
+    let wanted = Message::Fetch(vec![Fetch::Request(request.digest(&id()))]);
+    let data = Message::Data(Data::Request(forged));
+    assert_eq!(node.hear(replica(2), &wanted), [to_one(replica(2), data, 1)]);
 }
 
 #[test]

@@ -118,7 +118,7 @@ fn a_missing_body_is_asked_for_and_used_with_its_signature_only() {
     let batch = batch(&[&request]);
     assert_eq!(node.hear(replica(0), &pre_prepare(1, &batch)), []);
     let wanted = Message::Fetch(vec![Fetch::Request(request.digest(&id()))]);
-    assert_eq!(node.tick(), [to_one(replica(2), wanted, 0)]);
+    assert_eq!(node.tick(), [to_one(replica(0), wanted, 0)]);
     let mut forged = request.clone();
     forged.signature = open(1, 10).signature;
     node.refuses(replica(2), &Message::Data(Data::Request(forged)), "Signature");
