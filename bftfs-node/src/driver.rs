@@ -12,10 +12,10 @@ use bftfs_fs::FileSystem;
 use bftfs_net::{Clock, Event, Links};
 use bftfs_proto::engine::{Input, Outbox, Release};
 use bftfs_proto::replica::Replica;
-use bftfs_proto::types::{Mono, ReplicaId};
+use bftfs_proto::types::{Mono, ReplicaId, View};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::startup::Node;
 use crate::status::{Query, Report, StatusSocket};
@@ -100,6 +100,8 @@ struct Driver {
     storing: usize,
     blocks: BlockServer,
     diverged: bool,
+    /// The view that was spoken of last, and whether it had begun.
+    view: (View, bool),
 }
 
 impl Driver {
@@ -107,6 +109,7 @@ impl Driver {
         let (done, receiver) = mpsc::unbounded_channel();
         let driver = Self {
             me: node.me,
+            view: (node.replica.view(), node.replica.is_active()),
             replica: node.replica,
             clock: node.clock,
             outbox: Outbox::default(),
@@ -205,6 +208,19 @@ impl Driver {
     fn step(&mut self, input: Input) {
         self.replica.handle(self.clock.now(), input);
         self.drain();
+        self.tell_view();
+    }
+
+    /// Says when a view is left, and when one begins.
+    fn tell_view(&mut self) {
+        let before = self.view;
+        self.view = (self.replica.view(), self.replica.is_active());
+        let (view, active) = self.view;
+        if self.view != before && active {
+            info!("view {view} begins");
+        } else if view != before.0 {
+            warn!("view {} is left for {view}: its primary did not serve", before.0);
+        }
     }
 
     fn drain(&mut self) {

@@ -79,6 +79,7 @@ impl Node {
         let service = FileSystem::new(file.capacity_bytes, file.capacity_inodes);
         let clock = Clock::default();
         let replica = Replica::recover(setup, service, clock.now(), loaded, records);
+        let replica = replica.with_context(|| unusable("the journal", &paths.data))?;
         Ok(Self {
             me,
             file,

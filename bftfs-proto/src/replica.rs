@@ -40,7 +40,7 @@ pub use amnesia::Recovery;
 pub use choice::{Choice, choose};
 pub use faults::{Fault, UnknownFault};
 pub use inspect::Sizes;
-pub use recovery::{Loaded, Setup};
+pub use recovery::{Contradiction, Loaded, Setup};
 
 use amnesia::Amnesia;
 use catch_up::Want;

@@ -53,7 +53,8 @@ impl World {
             let me = ReplicaId(i.into());
             let setup = Setup { cluster: cluster.clone(), me, signer: signer(0, i) };
             // No checkpoint and no records: it begins.
-            let replica = Replica::recover(setup, Registers, now(), None, Vec::new());
+            let replica = Replica::recover(setup, Registers, now(), None, Vec::new())
+                .expect("an empty journal");
             (me, Node { replica, outbox: Outbox::default(), journal: Vec::new() })
         };
         let nodes = (0..4).map(node).collect();

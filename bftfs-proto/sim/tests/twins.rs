@@ -59,7 +59,7 @@ impl World {
         let node = |id: &u32| {
             let key = signer(0, u8::try_from(*id).expect("a small number"));
             let setup = Setup { cluster: cluster.clone(), me: ReplicaId(*id), signer: key };
-            Replica::recover(setup, Registers, now, None, Vec::new())
+            Replica::recover(setup, Registers, now, None, Vec::new()).expect("an empty journal")
         };
         let nodes = identities.iter().map(node).collect();
         Self { identities, cluster, nodes, links: Vec::new(), now, decided: BTreeMap::new() }

@@ -33,6 +33,12 @@ impl<S: Service> Replica<S> {
         self.view
     }
 
+    /// Whether that view has begun for it.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.views.active
+    }
+
     /// Its last stable checkpoint.
     #[must_use]
     pub fn stable(&self) -> Seq {

@@ -4,6 +4,7 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
 use bftfs_state::Tree;
+use thiserror::Error;
 
 use crate::auth::Signer;
 use crate::config::Cluster;
@@ -41,25 +42,37 @@ pub struct Loaded {
     pub service: Tree,
 }
 
+/// The journal says what no correct replica writes: its disk lost or changed what it had kept. What
+/// else was promised is not known then, so the replica must not vote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the journal contradicts itself: {0}")]
+pub struct Contradiction(&'static str);
+
 /// A stable checkpoint and its certificate.
 type Proven = (Vec<Checkpoint>, StateRoot);
 
 impl<S: Service> Replica<S> {
     /// A replica as its disk left it: the state of `loaded` (of genesis, if there is none), then
     /// every vote of `records`, and everything executed again that is known to be decided.
+    ///
+    /// # Errors
+    /// If `records` are not what a correct replica wrote.
     pub fn recover(
         setup: Setup,
         service: S,
         now: Now,
         loaded: Option<Loaded>,
         records: Vec<Record>,
-    ) -> Self {
+    ) -> Result<Self, Contradiction> {
         let (mut replica, root, stable) = Self::load(setup, service, now, loaded, &records);
-        replica.restore(records, root, stable);
-        replica
+        replica.restore(records, root, stable)?;
+        Ok(replica)
     }
 
     /// The same for a replica that breaks a rule.
+    ///
+    /// # Errors
+    /// As [`Self::recover`].
     #[cfg(feature = "faults")]
     pub fn recover_breaking(
         fault: Fault,
@@ -68,11 +81,11 @@ impl<S: Service> Replica<S> {
         now: Now,
         loaded: Option<Loaded>,
         records: Vec<Record>,
-    ) -> Self {
+    ) -> Result<Self, Contradiction> {
         let (mut replica, root, stable) = Self::load(setup, service, now, loaded, &records);
         replica.fault = Some(fault);
-        replica.restore(records, root, stable);
-        replica
+        replica.restore(records, root, stable)?;
+        Ok(replica)
     }
 
     /// A replica with the state of `loaded`, before its votes are restored.
@@ -100,10 +113,21 @@ impl<S: Service> Replica<S> {
         (replica, root, stable)
     }
 
-    fn restore(&mut self, records: Vec<Record>, root: Option<StateRoot>, stable: Option<Proven>) {
+    fn restore(
+        &mut self,
+        records: Vec<Record>,
+        root: Option<StateRoot>,
+        stable: Option<Proven>,
+    ) -> Result<(), Contradiction> {
         let settled = stable.as_ref().map_or(Seq(0), |(_, root)| root.seq);
-        records.into_iter().for_each(|record| self.replay(record, settled));
+        records.into_iter().try_for_each(|record| self.replay(record, settled))?;
+        let slots = self.log.iter().map(|(_, slot)| slot);
+        let voted = slots.flat_map(|slot| slot.accepted.as_ref().map(|accepted| accepted.view));
+        if voted.max() > Some(self.view) {
+            return Err(Contradiction("it has votes in a view that it does not know"));
+        }
         self.resume(stable, root);
+        Ok(())
     }
 
     fn fresh(setup: Setup, now: Now, state: State<S>, low: Seq) -> Self {
@@ -141,9 +165,9 @@ impl<S: Service> Replica<S> {
         }
     }
 
-    fn replay(&mut self, record: Record, settled: Seq) {
+    fn replay(&mut self, record: Record, settled: Seq) -> Result<(), Contradiction> {
         if record.seq().is_some_and(|seq| seq <= self.log.low()) {
-            return;
+            return Ok(());
         }
         match record {
             Record::View(_) if self.broken(Fault::ForgetPromise) => {}
@@ -159,9 +183,9 @@ impl<S: Service> Replica<S> {
             }
             Record::Claimed(..) => {}
             Record::Stable(..) => {}
-            Record::Reaccepted(vote) => self.replay_reaccepted(&vote, settled),
+            Record::Reaccepted(vote) => return self.replay_reaccepted(&vote, settled),
             Record::Accepted { view, seq, batch, requests } => {
-                self.replay_accepted(view, seq, batch, requests);
+                return self.replay_accepted(view, seq, batch, requests);
             }
             Record::Prepared { view, seq, digest } => {
                 let me = self.me;
@@ -182,33 +206,40 @@ impl<S: Service> Replica<S> {
                 slot.learned = Some(batch);
             }
         }
+        Ok(())
     }
 
-    fn replay_accepted(&mut self, view: View, seq: Seq, batch: Batch, requests: Vec<Request>) {
+    fn replay_accepted(
+        &mut self,
+        view: View,
+        seq: Seq,
+        batch: Batch,
+        requests: Vec<Request>,
+    ) -> Result<(), Contradiction> {
         self.restore_bodies(seq, &batch, requests);
         let digest = batch.digest(&self.cluster.id);
         let (me, backup) = (self.me, self.cluster.primary(view) != self.me);
         let slot = self.log.restore(seq);
         if slot.accepted.as_ref().is_some_and(|accepted| accepted.view >= view) {
-            return;
+            return Ok(());
         }
         slot.accept(Accepted { view, digest, batch });
-        if backup {
-            let own = slot.prepares.add(me, &Vote { view, seq, digest });
-            assert!(own.is_ok(), "the journal holds one prepare for a view and number");
+        if backup && slot.prepares.add(me, &Vote { view, seq, digest }).is_err() {
+            return Err(Contradiction("it has two votes for one view and number"));
         }
+        Ok(())
     }
 
-    fn replay_reaccepted(&mut self, vote: &Vote, settled: Seq) {
+    fn replay_reaccepted(&mut self, vote: &Vote, settled: Seq) -> Result<(), Contradiction> {
         let cluster = self.cluster.id;
         let slot = self.log.restore(vote.seq);
         let Some(batch) = slot.batch(&vote.digest, &cluster).cloned() else {
             // It is written only after one that holds the batch. That one may be gone up to a
             // stable checkpoint, which a lost superblock makes this replica's own fall behind.
-            assert!(vote.seq <= settled, "the journal lacks the batch of {vote:?}");
-            return;
+            let known = vote.seq <= settled;
+            return known.then_some(()).ok_or(Contradiction("it lacks a batch that it votes for"));
         };
-        self.replay_accepted(vote.view, vote.seq, batch, Vec::new());
+        self.replay_accepted(vote.view, vote.seq, batch, Vec::new())
     }
 
     fn restore_bodies(&mut self, seq: Seq, batch: &Batch, requests: Vec<Request>) {

@@ -32,8 +32,8 @@ pub(super) struct Views {
     pub(super) new_view: Option<NewView>,
     /// The latest view-change of each replica, for the present view or a later one.
     changes: BTreeMap<ReplicaId, ViewChange>,
-    /// When a view-change or new-view of each replica was looked at last.
-    heard: BTreeMap<ReplicaId, Mono>,
+    /// When a view-change of each replica was looked at last, and a new-view.
+    heard: BTreeMap<(ReplicaId, Proof), Mono>,
     /// Other replicas that suspect the primary of the present view.
     pub(super) suspecting: BTreeSet<ReplicaId>,
     /// This one does.
@@ -46,6 +46,13 @@ pub(super) struct Views {
     pub(super) conduct: Conduct,
     /// Views that this replica left.
     pub(super) left: u64,
+}
+
+/// What carries signatures that are to be checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Proof {
+    ViewChange,
+    NewView,
 }
 
 impl Views {
@@ -83,13 +90,14 @@ impl Views {
         self.conduct = Conduct::default();
     }
 
-    /// Checking signatures costs: whoever sends many waits.
-    fn admit(&mut self, from: ReplicaId, now: Mono) -> Result<(), Reject> {
+    /// Checking signatures costs: whoever sends many waits. The next primary's new-view comes soon
+    /// after its view-change, and must not wait.
+    fn admit(&mut self, from: ReplicaId, what: Proof, now: Mono) -> Result<(), Reject> {
         let soon = |last: &Mono| now < last.after(STATUS_BUSY_NANOS / 4);
-        if self.heard.get(&from).is_some_and(soon) {
+        if self.heard.get(&(from, what)).is_some_and(soon) {
             return Err(Reject::Quota);
         }
-        self.heard.insert(from, now);
+        self.heard.insert((from, what), now);
         Ok(())
     }
 }
@@ -155,7 +163,7 @@ impl<S: Service> Replica<S> {
             self.show_new_view(from);
             return Err(Reject::Stale);
         }
-        self.views.admit(from, self.now.mono)?;
+        self.views.admit(from, Proof::ViewChange, self.now.mono)?;
         check_change(&change, &self.cluster)?;
         self.views.changes.insert(from, change);
         self.consider_leaving();
@@ -242,7 +250,7 @@ impl<S: Service> Replica<S> {
         if view < self.view || (view == self.view && self.views.active) || view == View(0) {
             return Err(Reject::Stale);
         }
-        self.views.admit(from, self.now.mono)?;
+        self.views.admit(from, Proof::NewView, self.now.mono)?;
         let primary = self.cluster.primary(view);
         let key = self.cluster.replicas.get(primary.0 as usize).ok_or(Reject::Role)?;
         new_view.verify(&self.cluster, key)?;

@@ -65,7 +65,7 @@ fn truncation_waits_for_every_record_before_it() {
 #[test]
 fn a_checkpoint_and_a_claim_wait_for_every_record_before_them() {
     let setup = Setup { cluster: cluster(4), me: ReplicaId(1), signer: replica_signer(1) };
-    let mut backup = Replica::recover(setup, Appends, at(0), None, Vec::new());
+    let mut backup = Replica::recover(setup, Appends, at(0), None, Vec::new()).expect("nothing");
     let (mut outbox, me) = (Outbox::default(), replica(1));
     let mut state = Digest::ZERO;
     let mut hear = |from, message: &Message| {

@@ -2,8 +2,9 @@
 
 use bftfs_proto::Digest;
 use bftfs_proto::engine::Record;
-use bftfs_proto::message::{Data, Message, StateRoot, Status, Tag};
-use bftfs_proto::types::{Seq, SessionId, SlotIndex, View, Wall};
+use bftfs_proto::message::{Batch, Data, Message, StateRoot, Status, Tag, Vote};
+use bftfs_proto::replica::{Replica, Setup};
+use bftfs_proto::types::{ReplicaId, Seq, SessionId, SlotIndex, View, Wall};
 
 use super::support::*;
 
@@ -122,6 +123,26 @@ fn a_lost_superblock_leaves_votes_below_the_stable_checkpoint_without_their_batc
     let left = Record::Reaccepted(vote(2, &batch(&[])));
     let (node, _) = Node::with_journal(1, 4, vec![left, Record::Stable(claims, root)]);
     assert_eq!(node.replica.executed(), Seq(0), "it is to fetch the state");
+}
+
+#[test]
+fn a_journal_that_contradicts_itself_makes_no_replica() {
+    let (one, other) = (batch(&[]), Batch { time: Wall(EPOCH + 7), ..batch(&[]) });
+    let vote = |view, batch: &Batch| {
+        let (view, batch) = (View(view), batch.clone());
+        Record::Accepted { view, seq: Seq(1), batch, requests: vec![] }
+    };
+    let refused = |records: &[Record]| {
+        let setup = Setup { cluster: cluster(4), me: ReplicaId(1), signer: replica_signer(1) };
+        let replica = Replica::recover(setup, Appends, at(0), None, records.to_vec());
+        replica.err().map(|contradiction| contradiction.to_string())
+    };
+    let unknown = "the journal contradicts itself: it has votes in a view that it does not know";
+    assert_eq!(refused(&[vote(2, &one)]), Some(unknown.to_owned()));
+    assert_eq!(refused(&[Record::View(View(2)), vote(2, &one)]), None);
+    let lacking = "the journal contradicts itself: it lacks a batch that it votes for";
+    let again = Vote { view: View(0), seq: Seq(1), digest: other.digest(&id()) };
+    assert_eq!(refused(&[vote(0, &one), Record::Reaccepted(again)]), Some(lacking.to_owned()));
 }
 
 #[test]

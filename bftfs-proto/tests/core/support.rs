@@ -227,7 +227,8 @@ impl Node {
     pub(crate) fn with_journal(me: u32, n: u32, records: Vec<Record>) -> (Self, Vec<Out>) {
         let setup = Setup { cluster: cluster(n), me: ReplicaId(me), signer: replica_signer(me) };
         let now = at(0);
-        let replica = Replica::recover(setup, Appends, now, None, records.clone());
+        let replica =
+            Replica::recover(setup, Appends, now, None, records.clone()).expect("as written");
         let mut node = Self { replica, me: self::replica(me), now, records };
         let outputs = node.drain();
         (node, outputs)

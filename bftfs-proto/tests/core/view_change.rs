@@ -104,6 +104,15 @@ fn one_suspicion_moves_nobody_and_w_do() {
 }
 
 #[test]
+fn a_new_view_that_follows_its_primarys_view_change_at_once_is_not_refused_for_that() {
+    let mut node = Node::new(2);
+    let changes: Vec<ViewChange> = [0, 1, 3].map(|by| change(by, 1, &[], &[])).into();
+    node.hear(replica(1), &Message::ViewChange(changes[1].clone()));
+    let outputs = node.hear(replica(1), &Message::NewView(new_view(1, changes, vec![])));
+    assert_eq!(said(&outputs), ["begins v1"]);
+}
+
+#[test]
 fn a_suspicion_can_be_taken_back() {
     let mut node = Node::new(2);
     node.hear(replica(1), &status(0, true, true));

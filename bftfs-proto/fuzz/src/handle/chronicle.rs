@@ -100,7 +100,7 @@ impl Chronicle {
             me: ReplicaId(0),
             signer: replica_signer(0).clone(),
         };
-        let mut replica = Replica::recover(setup, service, at(0), None, records);
+        let mut replica = Replica::recover(setup, service, at(0), None, records).expect("as written");
         assert_eq!(replica.executed(), Seq(SEQS));
         let (mut roots, mut blocks) = (BTreeMap::new(), BTreeMap::new());
         while let Some(output) = replica.poll_output() {

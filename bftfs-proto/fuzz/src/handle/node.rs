@@ -85,7 +85,8 @@ pub(super) struct Node<S> {
 impl<S: Service + Clone> Node<S> {
     pub(super) fn new(setup: Setup, service: S) -> Self {
         let now = Now { mono: Mono(0), wall: Wall(EPOCH) };
-        let replica = Replica::recover(setup.clone(), service.clone(), now, None, Vec::new());
+        let replica = Replica::recover(setup.clone(), service.clone(), now, None, Vec::new())
+            .expect("nothing contradicts nothing");
         let mut node = Self {
             setup,
             service,
@@ -236,7 +237,8 @@ impl<S: Service + Clone> Node<S> {
         let (loaded, records) = self.disk.load();
         let from = loaded.as_ref().map_or(Seq(0), |loaded| loaded.root.seq);
         let (setup, service) = (self.setup.clone(), self.service.clone());
-        self.replica = Replica::recover(setup, service, self.now(), loaded, records);
+        self.replica = Replica::recover(setup, service, self.now(), loaded, records)
+            .expect("the journal is as it was written");
         assert!(self.replica.executed() >= from);
         assert!(self.status().view >= self.disk.view.0, "a promise is kept");
         self.drain();

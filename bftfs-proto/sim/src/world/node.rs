@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bftfs_proto::Digest;
 use bftfs_proto::engine::{Outbox, Output, Record, Release, Snapshots};
 use bftfs_proto::message::{Batch, NewView};
-use bftfs_proto::replica::{Fault, Loaded, Replica, Setup};
+use bftfs_proto::replica::{Contradiction, Fault, Loaded, Replica, Setup};
 use bftfs_proto::service::Service;
 use bftfs_proto::types::{Lsn, Mono, Now, Seq, Wall};
 
@@ -62,6 +62,8 @@ pub(super) struct Node<S> {
     clock: Clock,
     /// It does not start as it is: what it promised is lost.
     damaged: bool,
+    /// Its records are none that a correct replica writes.
+    contradiction: Option<Contradiction>,
 }
 
 impl<S: Service + Clone> Node<S> {
@@ -82,6 +84,7 @@ impl<S: Service + Clone> Node<S> {
             armed: None,
             clock,
             damaged: false,
+            contradiction: None,
         }
     }
 
@@ -93,10 +96,21 @@ impl<S: Service + Clone> Node<S> {
             self.damaged = true;
             return;
         };
-        self.replica = Some(self.recover(now, loaded, records));
+        match self.recover(now, loaded, records) {
+            Ok(replica) => self.replica = Some(replica),
+            Err(contradiction) => {
+                self.damaged = true;
+                self.contradiction = Some(contradiction);
+            }
+        }
     }
 
-    fn recover(&self, now: Now, loaded: Option<Loaded>, records: Vec<Record>) -> Replica<S> {
+    fn recover(
+        &self,
+        now: Now,
+        loaded: Option<Loaded>,
+        records: Vec<Record>,
+    ) -> Result<Replica<S>, Contradiction> {
         let (setup, service) = (self.setup.clone(), self.service.clone());
         #[cfg(feature = "faults")]
         if let Some(fault) = self.fault {
@@ -277,6 +291,11 @@ impl<S: Service + Clone> Node<S> {
 
     pub(super) fn is_damaged(&self) -> bool {
         self.damaged
+    }
+
+    /// What was wrong with its records at its last start.
+    pub(super) fn take_contradiction(&mut self) -> Option<Contradiction> {
+        self.contradiction.take()
     }
 
     pub(super) fn stable(&self) -> Option<u64> {

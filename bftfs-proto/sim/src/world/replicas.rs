@@ -49,6 +49,10 @@ impl<W: Workload> World<W> {
         let now = self.clock(id);
         self.node_mut(id).disk_mut().full = false;
         self.node_mut(id).start(now);
+        let contradiction = self.node_mut(id).take_contradiction();
+        if let Some(contradiction) = contradiction.filter(|_| self.is_correct(id)) {
+            return Err(format!("{id:?}, whose disk lost nothing, finds that {contradiction}"));
+        }
         if self.node(id).is_damaged() {
             self.on_damaged(id);
         }
