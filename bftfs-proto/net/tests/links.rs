@@ -237,6 +237,30 @@ async fn a_restarted_replica_is_found_again() {
 }
 
 #[tokio::test]
+async fn a_connection_on_which_nothing_comes_back_is_replaced_long_before_it_times_out() {
+    let dir = Dir::new(1);
+    let mut zero = Node::replica(&dir, 0);
+    let mut file = dir.file();
+    let proxy = support::Proxy::start(file.replicas[0].address).await;
+    file.replicas[0].address = proxy.address;
+    let mut alice = Node::client_of(&dir, &file, "alice");
+    alice.connected(&[R0]).await;
+    zero.connected(&[ALICE]).await;
+    alice.links.send(To::Replicas, &read(1));
+    assert_eq!(next_message(&mut zero).await, (ALICE, read(1)));
+    proxy.lose_what_is_connected();
+    alice.links.send(To::Replicas, &read(2));
+    // QUIC would find out after ten seconds.
+    let found = async {
+        assert!(matches!(next(&mut alice).await, Event::Disconnected(R0)));
+        alice.connected(&[R0]).await;
+    };
+    tokio::time::timeout(Duration::from_secs(5), found).await.expect("a new connection");
+    alice.links.send(To::Replicas, &read(3));
+    assert_eq!(next_message(&mut zero).await, (ALICE, read(3)));
+}
+
+#[tokio::test]
 async fn a_taken_port_is_named() {
     let dir = Dir::new(1);
     let zero = Node::replica(&dir, 0);

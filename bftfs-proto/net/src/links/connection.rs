@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bftfs_proto::auth::{MacKey, Reject, verify};
 use bftfs_proto::types::Principal;
@@ -110,6 +111,23 @@ pub(super) struct Queued {
     pub(super) dropped: u64,
 }
 
+/// What went over a connection, and how fast.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Traffic {
+    /// Datagrams.
+    sent: u64,
+    /// Datagrams.
+    received: u64,
+    pub(super) round_trip: Duration,
+}
+
+impl Traffic {
+    /// Whether there was something to acknowledge since then, and nothing came.
+    pub(super) fn is_unanswered_since(&self, before: &Self) -> bool {
+        self.sent > before.sent && self.received == before.received
+    }
+}
+
 /// A connection whose peer is known.
 pub(super) struct Connection {
     pub(super) peer: Principal,
@@ -156,6 +174,16 @@ impl Connection {
     pub(super) fn enqueue_frame(&self, frame: Frame) -> Queued {
         let lane = if frame.encoded.len() > BULK_BYTES { &self.bulk } else { &self.control };
         Queued { bytes: frame.len(), dropped: lane.push(frame) }
+    }
+
+    /// What went over it so far.
+    pub(super) fn traffic(&self) -> Traffic {
+        let stats = self.quic.stats();
+        Traffic {
+            sent: stats.udp_tx.datagrams,
+            received: stats.udp_rx.datagrams,
+            round_trip: stats.path.rtt,
+        }
     }
 
     pub(super) fn close(&self, code: Code, reason: &str) {

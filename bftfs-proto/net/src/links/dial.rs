@@ -5,20 +5,25 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bftfs_proto::types::{Principal, ReplicaId};
+use tokio::time::{sleep, timeout};
 
-use super::Shared;
 use super::connection::{self, Connection, explain};
+use super::{Code, Shared};
 use crate::clock::nanos;
 use crate::tls::replica_name;
 
 /// The pause after a first failure; it doubles up to [`PAUSE_MAX`].
 const PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause.
-const PAUSE_MAX: Duration = Duration::from_secs(2);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// A connection that lived so long was a good one: the next pause is short again.
 const GOOD: Duration = Duration::from_secs(2);
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(2);
+/// A peer that acknowledges nothing for so long may have restarted. At least four round trips.
+const SILENCE: Duration = Duration::from_millis(250);
+/// How long an attempt beside such a connection may take. At least four times as long as that.
+const BESIDE: Duration = Duration::from_millis(500);
 
 /// Keeps a connection to `target` up, for ever.
 pub(super) async fn keep_up(
@@ -27,36 +32,75 @@ pub(super) async fn keep_up(
     address: SocketAddr,
     config: quinn::ClientConfig,
 ) {
+    let dialler = Dialler { shared: shared.clone(), target, address, config };
     let mut pause = PAUSE;
     while !shared.events.is_closed() {
         let started = Instant::now();
-        let reason = attempt(&shared, target, address, config.clone()).await;
+        let reason = match dialler.dial(ATTEMPT).await {
+            Ok(connection) => dialler.stay(connection).await,
+            Err(reason) => reason,
+        };
         shared.note_failure(target, &format!("{address}: {reason}"));
         if started.elapsed() >= GOOD + ATTEMPT {
             pause = PAUSE;
         }
-        tokio::time::sleep(jittered(pause)).await;
+        sleep(jittered(pause)).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
 }
 
-/// Connects once and stays until the connection is gone. Returns why it is.
-async fn attempt(
-    shared: &Arc<Shared>,
+/// Whom to dial, and how.
+struct Dialler {
+    shared: Arc<Shared>,
     target: ReplicaId,
     address: SocketAddr,
     config: quinn::ClientConfig,
-) -> String {
-    let connecting = match shared.endpoint.connect_with(config, address, &replica_name(target)) {
-        Ok(connecting) => connecting,
-        Err(error) => return error.to_string(),
-    };
-    match tokio::time::timeout(ATTEMPT, connecting).await {
-        Err(_) => "no answer".into(),
-        Ok(Err(error)) => explain(&error),
-        Ok(Ok(quic)) => {
-            let connection = Connection::new(shared, quic, Principal::Replica(target));
-            explain(&connection::run(shared, &connection, true).await)
+}
+
+impl Dialler {
+    async fn dial(&self, patience: Duration) -> Result<Arc<Connection>, String> {
+        let name = replica_name(self.target);
+        let connecting =
+            self.shared.endpoint.connect_with(self.config.clone(), self.address, &name);
+        let connecting = connecting.map_err(|error| error.to_string())?;
+        let quic = timeout(patience, connecting).await.map_err(|_| "no answer".to_owned())?;
+        let quic = quic.map_err(|error| explain(&error))?;
+        Ok(Connection::new(&self.shared, quic, Principal::Replica(self.target)))
+    }
+
+    /// Stays until the connection is gone, or a better one to the same peer is. Returns why it is.
+    async fn stay(&self, mut connection: Arc<Connection>) -> String {
+        loop {
+            let better = {
+                let mut life = std::pin::pin!(connection::run(&self.shared, &connection, true));
+                let better = tokio::select! {
+                    reason = &mut life => return explain(&reason),
+                    better = self.better(&connection) => better,
+                };
+                connection.close(Code::Replaced, "replaced by a newer connection");
+                life.await;
+                better
+            };
+            connection = better;
+        }
+    }
+
+    /// A new connection to a peer that no longer answers on `old`, once there is one. A peer that
+    /// restarted would say so when it hears from the old connection, but QUIC probes a silent peer
+    /// ever more seldom: after a second, only every second.
+    async fn better(&self, old: &Connection) -> Arc<Connection> {
+        loop {
+            let before = old.traffic();
+            sleep(SILENCE.max(4 * before.round_trip)).await;
+            let now = old.traffic();
+            if !now.is_unanswered_since(&before) {
+                continue;
+            }
+            let Ok(new) = self.dial(BESIDE.max(16 * now.round_trip)).await else { continue };
+            if old.traffic().is_unanswered_since(&before) {
+                return new;
+            }
+            new.close(Code::Replaced, "the older connection answers after all");
         }
     }
 }

@@ -1,8 +1,10 @@
 //! A cluster's directory on free ports, members of it, and somebody who speaks raw QUIC.
 
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bftfs_certs::{Authority, Period, Plan, Subject, cluster_path, init, leaf_paths};
@@ -221,4 +223,66 @@ pub(crate) fn listen(dir: &Dir, certificate: &str, key: &str, id: u32) -> quinn:
         }
     });
     endpoint
+}
+
+/// A network of one hop, on which connections can be lost.
+pub(crate) struct Proxy {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    losing: Arc<AtomicBool>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Proxy {
+    /// Carries the packets of one peer to `target` and back.
+    pub(crate) async fn start(target: SocketAddr) -> Self {
+        let here = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let there = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        there.connect(target).await.unwrap();
+        let address = here.local_addr().unwrap();
+        let losing = Arc::new(AtomicBool::new(false));
+        let lost = losing.clone();
+        let task = tokio::spawn(async move {
+            let (mut out, mut back) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+            let (mut known, mut peer) = (BTreeSet::new(), None);
+            loop {
+                tokio::select! {
+                    Ok((length, from)) = here.recv_from(&mut out) => {
+                        peer = Some(from);
+                        if passes(&out[..length], &mut known, &lost) {
+                            let _ = there.send(&out[..length]).await;
+                        }
+                    }
+                    Ok(length) = there.recv(&mut back) => {
+                        if passes(&back[..length], &mut known, &lost) {
+                            let _ = here.send_to(&back[..length], peer.unwrap()).await;
+                        }
+                    }
+                }
+            }
+        });
+        Self { address, losing, task }
+    }
+
+    /// From now on nothing of the present connections gets through.
+    pub(crate) fn lose_what_is_connected(&self) {
+        self.losing.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Packets of a connection that stands have a short header with its id (RFC 9000 section 17.3).
+fn passes(packet: &[u8], known: &mut BTreeSet<Vec<u8>>, losing: &AtomicBool) -> bool {
+    let stands = packet.first().is_some_and(|first| first & 0x80 == 0);
+    let Some(id) = packet.get(1..9).filter(|_| stands) else { return true };
+    if losing.load(Ordering::Relaxed) {
+        return !known.contains(id);
+    }
+    known.insert(id.to_vec());
+    true
 }
