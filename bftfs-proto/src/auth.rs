@@ -49,6 +49,8 @@ pub enum Reject {
     Quota,
     /// Already known, executed or superseded.
     Stale,
+    /// What is needed for an answer is damaged here.
+    Damaged,
     /// Content does not hash to the name it came under.
     Hash,
     /// Nobody asked for it.

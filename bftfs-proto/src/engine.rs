@@ -60,6 +60,8 @@ pub enum Input {
     CheckpointDurable(Seq),
     /// A client was added to the cluster file, or its key changed.
     Client(crate::types::ClientId, crate::auth::PublicKey),
+    /// A block of the state was found to be damaged, by whoever looks through the store.
+    Damaged(Digest),
     /// The operator wants another primary. When those of w replicas do, the view is changed.
     Rotate,
 }
@@ -143,8 +145,8 @@ pub struct Snapshots {
     pub added: Vec<Block>,
     /// Blocks that it no longer refers to, as often as they were added.
     pub freed: Vec<Digest>,
-    /// The state was fetched, not executed: what the store holds counts for nothing, and the
-    /// trees are to be written whole.
+    /// The state was fetched, not executed: what the store counted counts for nothing, and the
+    /// references of the trees are to be counted anew.
     pub rewrite: bool,
 }
 

@@ -4,7 +4,7 @@
 //! runs what is decided and answers, `checkpoint` makes checkpoints stable, `suspicion` says when the
 //! primary is to go, `view_change` leaves a view and begins the next, with the batches of `choice`;
 //! `catch_up` asks for and gives what is missing, `transfer` fetches state, `recovery` begins again
-//! from the disk and `amnesia` without it. `log`, `pool` and `state` are the data that they share.
+//! from the disk and `amnesia` without it, `repair` has damaged blocks replaced. `log`, `pool` and `state` are the data that they share.
 
 mod amnesia;
 mod catch_up;
@@ -17,6 +17,7 @@ mod log;
 mod ordering;
 mod pool;
 mod recovery;
+mod repair;
 mod request;
 mod state;
 mod suspicion;
@@ -25,8 +26,9 @@ mod view_change;
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
+use alloc::sync::Arc;
 
-use bftfs_state::{Digest, Tree};
+use bftfs_state::{Digest, Source, Tree};
 use serde::Serialize;
 
 use crate::auth::{Reject, Signer};
@@ -47,6 +49,7 @@ use catch_up::Want;
 use checkpoint::Checkpoints;
 use log::Log;
 use pool::Pool;
+use repair::Repair;
 use state::State;
 use transfer::Transfer;
 use view_change::Views;
@@ -60,6 +63,9 @@ pub struct Replica<S> {
     view: View,
     views: Views,
     state: State<S>,
+    /// Where the blocks of the state are.
+    source: Arc<dyn Source>,
+    repair: Repair,
     log: Log,
     pool: Pool,
     checkpoints: Checkpoints,
@@ -126,6 +132,10 @@ pub struct ReplicaStatus {
     pub listening: Option<Option<(u64, u64)>>,
     /// Its state differs from what a quorum agreed on.
     pub diverged: bool,
+    /// Damaged blocks of its state that it asks others for.
+    pub lacking: usize,
+    /// Blocks that others made good.
+    pub mended: u64,
     /// Requests that wait to be ordered.
     pub waiting: usize,
     /// Refused messages by reason.
@@ -150,6 +160,7 @@ impl<S: Service> Replica<S> {
             Input::Client(id, key) => {
                 self.cluster.clients.insert(id, key);
             }
+            Input::Damaged(digest) => self.lack(digest),
             Input::Rotate => {
                 self.views.conduct.condemn();
                 self.review_primary();
@@ -222,6 +233,8 @@ impl<S: Service> Replica<S> {
                 .as_ref()
                 .map(|amnesia| amnesia.until.map(|(seq, view)| (seq.0, view.0))),
             diverged: self.diverged,
+            lacking: self.repair.len(),
+            mended: self.repair.mended,
             waiting: self.pool.waiting(),
             rejects: rejects.collect(),
         }

@@ -6,7 +6,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-use bftfs_state::Tree;
+use bftfs_state::{Entry, Found, Tree};
 use serde::de::DeserializeOwned;
 
 use crate::attributes::{FileType, Ino, ROOT};
@@ -73,36 +73,37 @@ fn number(key: &[u8]) -> Option<u64> {
 
 impl Tables {
     /// Takes in one key; `None` if it belongs to no table or its record is none.
-    fn read(&mut self, key: &[u8], bytes: &[u8]) -> Option<()> {
+    fn read(&mut self, key: &[u8], entry: Entry<'_>) -> Option<()> {
+        let bytes = if entry.away().is_some() { Found::Here(&[]) } else { entry.read() };
         match *key.first()? {
-            table::SUPERBLOCK if key.len() == 1 => self.superblock = Some(record(bytes)?),
+            table::SUPERBLOCK if key.len() == 1 => self.superblock = Some(record(&bytes)?),
             table::INODE => {
-                self.inodes.insert(Ino(number(key)?), record(bytes)?);
+                self.inodes.insert(Ino(number(key)?), record(&bytes)?);
             }
             table::DENTRY => {
                 let (directory, name) = key[1..].split_first_chunk::<8>()?;
                 let directory = Ino(u64::from_be_bytes(*directory));
-                self.dentries.insert((directory, name.into()), record(bytes)?);
+                self.dentries.insert((directory, name.into()), record(&bytes)?);
             }
             table::SLOT => {
                 let (directory, cookie) = layout::split_two(key)?;
-                self.slots.insert((Ino(directory), cookie), record(bytes)?);
+                self.slots.insert((Ino(directory), cookie), record(&bytes)?);
             }
-            table::BLOCK if (1..=BLOCK_BYTES).contains(&bytes.len()) => {
+            table::BLOCK if (1..=BLOCK_BYTES).contains(&entry.len()) => {
                 let (fork, index) = layout::split_two(key)?;
                 let start = index.checked_mul(BLOCK_BYTES as u64)?;
                 let (end, held) = self.forks.entry(fork).or_default();
-                *end = start.checked_add(bytes.len() as u64)?;
-                *held += bytes.len() as u64;
+                *end = start.checked_add(entry.len() as u64)?;
+                *held += entry.len() as u64;
             }
-            table::TARGET if (1..=TARGET_BYTES_MAX).contains(&bytes.len()) => {
-                self.targets.insert(Ino(number(key)?), bytes.len() as u64);
+            table::TARGET if (1..=TARGET_BYTES_MAX).contains(&entry.len()) => {
+                self.targets.insert(Ino(number(key)?), entry.len() as u64);
             }
-            table::ORPHAN if bytes.is_empty() => {
+            table::ORPHAN if entry.is_empty() => {
                 let (_, ino) = layout::split_two(key)?;
                 *self.orphans.entry(Ino(ino)).or_default() += 1;
             }
-            table::GARBAGE if bytes.is_empty() => {
+            table::GARBAGE if entry.is_empty() => {
                 self.garbage.insert(Garbage::from_key(key)?);
             }
             _ => return None,

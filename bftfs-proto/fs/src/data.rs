@@ -47,17 +47,18 @@ impl View<'_> {
         let length = length.expect("at most what is wanted");
         let mut data = Vec::with_capacity(length);
         for piece in pieces(offset, length) {
-            let block = self.tree.get(&layout::block_key(inode.fork, piece.index)).unwrap_or(&[]);
             let end = data.len() + piece.length;
-            let there = piece.start.min(block.len())..piece.end().min(block.len());
-            data.extend_from_slice(&block[there]);
+            if let Some(block) = self.tree.get(&layout::block_key(inode.fork, piece.index)) {
+                let there = piece.start.min(block.len())..piece.end().min(block.len());
+                data.extend_from_slice(&block[there]);
+            }
             data.resize(end, 0);
         }
         Ok(Reply::Data(data.into()))
     }
 
     fn block_len(&self, fork: u64, index: u64) -> usize {
-        self.tree.get(&layout::block_key(fork, index)).map_or(0, <[u8]>::len)
+        self.tree.entry(&layout::block_key(fork, index)).map_or(0, |block| block.len())
     }
 }
 
@@ -162,7 +163,8 @@ impl Change<'_> {
         self.edit_superblock(|superblock| superblock.next_number += 1);
         let mut held = 0;
         let kept = self.tree.range(&layout::block_key(old, 0), &layout::block_key(old, first));
-        let kept: Vec<_> = kept.map(|(key, block)| (Vec::from(key), Vec::from(block))).collect();
+        let kept = kept.map(|(key, block)| (Vec::from(key), Vec::from(&*block.read())));
+        let kept: Vec<_> = kept.collect();
         for (key, block) in kept {
             let (_, index) = layout::split_two(&key).expect("a block's key has two numbers");
             held += block.len() as u64;

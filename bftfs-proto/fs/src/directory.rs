@@ -126,7 +126,7 @@ impl View<'_> {
             self.tree.range(&from, &layout::slot_key(ino, u64::MAX)).map(|(key, record)| {
                 let (_, cookie) = layout::split_two(key).expect("a slot's key has two numbers");
                 let Slot { ino, kind, name } =
-                    postcard::from_bytes(record).expect("records are as they were written");
+                    postcard::from_bytes(&record.read()).expect("records are as they were written");
                 Entry { cookie, ino, kind, name, attributes: None }
             });
         dots.filter(move |dot| dot.cookie > cookie).chain(slots)

@@ -110,7 +110,7 @@ impl View<'_> {
     pub(crate) fn readlink(&self, ino: Ino) -> Outcome {
         self.inode(ino)?;
         let target = self.tree.get(&layout::target_key(ino)).ok_or(Errno::EINVAL)?;
-        Ok(Reply::Target(Bytes::copy_from_slice(target)))
+        Ok(Reply::Target(Bytes::copy_from_slice(&target)))
     }
 
     pub(crate) fn statfs(&self) -> Outcome {

@@ -244,7 +244,7 @@ pub(crate) fn split_two(key: &[u8]) -> Option<(u64, u64)> {
 /// Reads a record of the tree, which nobody but this crate writes.
 pub(crate) fn load<T: DeserializeOwned>(tree: &Tree, key: &[u8]) -> Option<T> {
     let bytes = tree.get(key)?;
-    Some(postcard::from_bytes(bytes).expect("records are as they were written"))
+    Some(postcard::from_bytes(&bytes).expect("records are as they were written"))
 }
 
 /// Writes a record.

@@ -12,6 +12,7 @@ use bftfs_proto::replica::{Replica, Setup};
 use bftfs_proto::types::{ClientId, Mono, Now, Principal, ReplicaId, Wall};
 use bftfs_proto::{Digest, codec};
 use bftfs_sim::register::{Ask, Registers, Told};
+use bftfs_state_memory::Memory;
 use bytes::Bytes;
 
 const ME: ClientId = ClientId(1);
@@ -51,7 +52,8 @@ impl World {
         let cluster = Cluster::new(Digest::of(b"example"), keys, clients);
         let node = |i: u8| {
             let me = ReplicaId(i.into());
-            let setup = Setup { cluster: cluster.clone(), me, signer: signer(0, i) };
+            let setup =
+                Setup { cluster: cluster.clone(), me, signer: signer(0, i), source: Memory::new() };
             // No checkpoint and no records: it begins.
             let replica = Replica::recover(setup, Registers, now(), None, Vec::new())
                 .expect("an empty journal");

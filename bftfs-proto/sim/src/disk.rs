@@ -3,17 +3,20 @@
 //! It is what `bftfs-node` makes of a real one (`docs/on-disk.md`). The journal is a chain of
 //! groups, each with a hash: one that is not intact is the torn tail of a crash if none follows,
 //! and is cut; otherwise it had been promised, and the replica does not start again. The store
-//! checks blocks against their digests: a damaged one is not served, and a checkpoint that has one
-//! cannot be started from. Of two superblocks one may be lost.
+//! checks blocks against their digests: a damaged one is not served, and comes back from others; a
+//! checkpoint whose pages are damaged counts for nothing. Of two superblocks one may be lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::take;
+use std::sync::Arc;
 
 use bftfs_proto::engine::{Record, Snapshots};
 use bftfs_proto::message::{Batch, Request, StateRoot};
 use bftfs_proto::replica::{Loaded, Recovery};
 use bftfs_proto::types::{Seq, View};
-use bftfs_proto::{Digest, Tree, codec};
+use bftfs_proto::{Digest, codec};
+use bftfs_state::{Part, Source};
+use bftfs_state_memory::Memory;
 use bytes::Bytes;
 use fastrand::Rng;
 
@@ -37,17 +40,21 @@ pub enum Rot {
     Misdirected,
     /// A block of the newest checkpoint is no longer intact.
     Block,
+    /// A value of it is not, while its replica goes on.
+    Value,
     /// The newest superblock is no longer intact.
     Superblock,
     /// All is gone.
     All,
 }
 
-/// A checkpoint with its blocks.
+/// A checkpoint and which blocks it has.
 #[derive(Clone, Debug)]
 struct Stored {
     root: StateRoot,
-    blocks: BTreeMap<Digest, Bytes>,
+    blocks: BTreeSet<Digest>,
+    /// Those of them that the replica does not hold in memory.
+    away: Vec<Digest>,
 }
 
 /// How a group is found.
@@ -80,12 +87,12 @@ pub struct Disk {
     journal: Vec<Segment>,
     /// The latest record of each kind that outlives truncation. The first byte tells the kind.
     latest: BTreeMap<Option<u8>, Vec<u8>>,
+    /// Blocks, those of checkpoints and others that are not yet part of one.
+    blocks: Arc<Memory>,
     /// The last two checkpoints, as the real store keeps them.
     checkpoints: Vec<Stored>,
     /// The superblock that speaks of the newest one is no longer intact.
     superblock_lost: bool,
-    /// Blocks that are no longer intact.
-    rotten: BTreeSet<Digest>,
     /// Nothing more can be written.
     pub full: bool,
     /// What was on it is gone.
@@ -101,6 +108,23 @@ pub struct Disk {
 }
 
 impl Disk {
+    /// An empty disk whose blocks are in `blocks`.
+    #[must_use]
+    pub fn over(blocks: Arc<Memory>) -> Self {
+        Self { blocks, ..Self::default() }
+    }
+
+    /// Blocks that were damaged and came back.
+    #[must_use]
+    pub fn mended(&self) -> u64 {
+        self.blocks.mended()
+    }
+
+    /// Power goes: blocks that are not yet part of a checkpoint do not count.
+    pub fn crash(&self) {
+        self.blocks.retain(|digest| self.checkpoints.iter().any(|c| c.blocks.contains(digest)));
+    }
+
     /// Makes records durable.
     pub fn append(&mut self, cluster: &Digest, records: &[Record]) {
         if self.journal.last().is_none_or(|segment| segment.groups.len() >= SEGMENT_GROUPS) {
@@ -183,22 +207,36 @@ impl Disk {
         self.journal.drain(..dropped);
     }
 
-    /// Writes a checkpoint. Whole, from the snapshots: that the increments add up to the same is
-    /// asserted here.
+    /// Writes a checkpoint. That all of it is there is asserted here: in the checkpoint before it,
+    /// among what was added, or kept before.
     pub fn checkpoint(&mut self, snapshots: &Snapshots) {
-        let trees = snapshots.trees.iter().flat_map(bftfs_proto::Snapshot::blocks);
-        let blocks: BTreeMap<_, _> = trees.map(|block| (block.digest, block.bytes)).collect();
-        if let (Some(last), false) = (self.checkpoints.last(), snapshots.rewrite) {
-            let added: BTreeSet<_> = snapshots.added.iter().map(|block| block.digest).collect();
-            let known =
-                |digest: &Digest| last.blocks.contains_key(digest) || added.contains(digest);
-            assert!(blocks.keys().all(known), "a checkpoint is the one before and what was added");
+        let added: BTreeSet<_> = snapshots.added.iter().map(|block| block.digest).collect();
+        let before = self.checkpoints.last().filter(|_| !snapshots.rewrite);
+        let before = before.map(|stored| stored.blocks.clone());
+        let (mut blocks, mut away) = (BTreeSet::new(), Vec::new());
+        for part in snapshots.trees.iter().flat_map(bftfs_state::Snapshot::parts) {
+            let digest = match part {
+                Part::Page(block) | Part::Value(block) => {
+                    if added.contains(&block.digest) || snapshots.rewrite {
+                        self.blocks.keep(&block);
+                    }
+                    block.digest
+                }
+                Part::Away(digest, _) => {
+                    away.push(digest);
+                    digest
+                }
+            };
+            assert!(self.blocks.holds(&digest), "a checkpoint names a block that was not kept");
+            if let Some(before) = &before {
+                let known = before.contains(&digest) || added.contains(&digest);
+                assert!(known, "a checkpoint is the one before and what was added");
+            }
+            blocks.insert(digest);
         }
-        // What is written whole, or again, is intact.
-        self.rotten.retain(|digest| blocks.contains_key(digest) && !snapshots.rewrite);
         // The other superblock is overwritten, and is the newest from now on.
         self.superblock_lost = false;
-        self.checkpoints.push(Stored { root: snapshots.root, blocks });
+        self.checkpoints.push(Stored { root: snapshots.root, blocks, away });
         if self.checkpoints.len() > 2 {
             self.checkpoints.remove(0);
         }
@@ -207,10 +245,8 @@ impl Disk {
     /// A block of a stored checkpoint.
     #[must_use]
     pub fn block(&self, digest: &Digest) -> Option<Bytes> {
-        if self.rotten.contains(digest) {
-            return None;
-        }
-        self.checkpoints.iter().find_map(|stored| stored.blocks.get(digest).cloned())
+        let stored = self.checkpoints.iter().any(|stored| stored.blocks.contains(digest));
+        self.blocks.get(digest).filter(|_| stored)
     }
 
     /// What a restarting replica finds.
@@ -225,16 +261,10 @@ impl Disk {
         if take(&mut self.superblock_lost) {
             self.checkpoints.pop();
         }
+        let source: Arc<dyn Source> = self.blocks.clone();
         let newest = self.checkpoints.last();
-        let loaded = newest.map(|stored| {
-            let fetch = |digest: &Digest| stored.blocks.get(digest).cloned();
-            let mut fetch =
-                |digest: &Digest| fetch(digest).filter(|_| !self.rotten.contains(digest));
-            let sessions = Tree::open(stored.root.sessions, &mut fetch).map_err(|_| Damaged)?;
-            let service = Tree::open(stored.root.service, &mut fetch).map_err(|_| Damaged)?;
-            Ok(Loaded { root: stored.root, sessions, service })
-        });
-        let loaded = loaded.transpose()?;
+        // The others' state takes the place of one that is damaged.
+        let loaded = newest.and_then(|stored| Loaded::open(stored.root, &source).ok());
         let groups = self.journal.iter().flat_map(|segment| &segment.groups);
         let records = groups.flat_map(|group| &group.records).map(|bytes| codec::decode(bytes));
         let records: Vec<Record> = records.collect::<Result<_, _>>().map_err(|_| Damaged)?;
@@ -249,7 +279,8 @@ impl Disk {
     /// The operator replaces what is on it by the word that the replica lost what it promised.
     pub fn wipe(&mut self, cluster: &Digest) {
         let (batches, accepted) = (take(&mut self.batches), take(&mut self.accepted));
-        *self = Self { batches, accepted, ..Self::default() };
+        self.blocks.retain(|_| false);
+        *self = Self { batches, accepted, blocks: self.blocks.clone(), ..Self::default() };
         self.append(cluster, &[Record::Recovery(Recovery::Begun)]);
     }
 
@@ -268,8 +299,9 @@ impl Disk {
         Ok(())
     }
 
-    /// Something befalls what is on the disk, if there is such a thing on it.
-    pub fn befall(&mut self, rng: &mut Rng, rot: Rot) {
+    /// Something befalls what is on the disk, if there is such a thing on it. Returns the block that
+    /// was damaged, if one was.
+    pub fn befall(&mut self, rng: &mut Rng, rot: Rot) -> Option<Digest> {
         let mut groups: Vec<_> = self.journal.iter_mut().flat_map(|s| &mut s.groups).collect();
         match rot {
             Rot::Record if groups.len() > 1 => {
@@ -281,15 +313,18 @@ impl Disk {
                 groups[rng.usize(0..last)].found = Found::Damaged;
                 groups[last].found = Found::Astray;
             }
-            Rot::Block => {
-                let newest = self.checkpoints.last();
-                let block = newest.and_then(|stored| rng.choice(stored.blocks.keys()));
-                self.rotten.extend(block);
+            Rot::Block | Rot::Value => {
+                let newest = self.checkpoints.last()?;
+                let value = rng.choice(&newest.away).filter(|_| rot == Rot::Value);
+                let block = value.or_else(|| rng.choice(&newest.blocks)).copied()?;
+                self.blocks.damage(block);
+                return Some(block);
             }
             Rot::All => self.gone = true,
             Rot::Superblock => self.superblock_lost = !self.checkpoints.is_empty(),
             Rot::Record | Rot::Misdirected => {}
         }
+        None
     }
 }
 
@@ -339,7 +374,7 @@ mod tests {
     fn damage_before_something_intact_is_refused() {
         for rot in [Rot::Record, Rot::Misdirected] {
             let mut disk = disk(4);
-            disk.befall(&mut Rng::with_seed(1), rot);
+            assert_eq!(disk.befall(&mut Rng::with_seed(1), rot), None);
             assert_eq!(views(&mut disk), None, "{rot:?}");
         }
     }

@@ -109,6 +109,7 @@ struct Totals {
     stops: u64,
     damaged: u64,
     wiped: u64,
+    mended: u64,
     transfers: u64,
     fast_reads: u64,
     beyond_checkpoint: u64,
@@ -131,6 +132,7 @@ impl Totals {
         self.stops += report.stops;
         self.damaged += report.damaged;
         self.wiped += report.wiped;
+        self.mended += report.mended;
         self.transfers += report.transfers;
         self.fast_reads += report.fast_reads;
         self.beyond_checkpoint += u64::from(report.stable > 0);
@@ -248,7 +250,7 @@ fn summarise(totals: &Totals, seconds: f64) {
     let per_minute = 60.0 * totals.runs as f64 / seconds.max(0.001);
     println!(
         "{} events, {hours:.2} simulated hours, {} operations ({} fast reads), {} crashes, \
-         {} stops for want of room, {} damaged disks, {} brought back, {} state transfers, {} views, {} runs with Byzantine replicas, {} frames refused, \
+         {} stops for want of room, {} damaged disks, {} brought back, {} blocks mended, {} state transfers, {} views, {} runs with Byzantine replicas, {} frames refused, \
          {} runs with a stable checkpoint, {per_minute:.0} seeds a minute",
         totals.events,
         totals.completed,
@@ -257,6 +259,7 @@ fn summarise(totals: &Totals, seconds: f64) {
         totals.stops,
         totals.damaged,
         totals.wiped,
+        totals.mended,
         totals.transfers,
         totals.view_changes,
         totals.with_liars,

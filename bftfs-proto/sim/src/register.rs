@@ -77,7 +77,7 @@ impl Registers {
     /// What is in a register.
     #[must_use]
     pub fn value(state: &Tree, name: &[u8]) -> Option<Bytes> {
-        state.get(name).map(Bytes::copy_from_slice)
+        state.get(name).map(|value| Bytes::copy_from_slice(&value))
     }
 }
 
@@ -89,7 +89,7 @@ impl Service for Registers {
             Ok(Ask::Get(name)) => Told::Value(Self::value(state, &name)),
             Ok(Ask::Put(name, value)) => put(state, &name, value.into()),
             Ok(Ask::Append(name, more)) => {
-                let mut value = state.get(&name).unwrap_or_default().to_vec();
+                let mut value = state.get(&name).map(|value| value.to_vec()).unwrap_or_default();
                 value.extend_from_slice(&more);
                 put(state, &name, value)
             }

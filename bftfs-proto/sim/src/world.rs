@@ -20,6 +20,7 @@ use bftfs_proto::engine::{Input, To};
 use bftfs_proto::message::Message;
 use bftfs_proto::replica::{Replica, Setup};
 use bftfs_proto::types::{ClientId, Mono, Now, Principal, ReplicaId, Seq, Wall};
+use bftfs_state_memory::Memory;
 use fastrand::Rng;
 
 use crate::cast::{Cast, Choices};
@@ -113,6 +114,8 @@ pub struct Report {
     pub damaged: u64,
     /// Those of them that were brought back without it.
     pub wiped: u64,
+    /// Damaged blocks that others made good.
+    pub mended: u64,
     /// State transfers completed, stable checkpoints and fast reads, to see that runs reach them.
     pub transfers: u64,
     /// The highest stable checkpoint.
@@ -188,12 +191,13 @@ impl<W: Workload> World<W> {
         let cast = Cast::of(&mut cast_rng, plan.replicas, choices);
         let cluster = cluster_of(seed, &plan, &cast);
         let nodes = cluster.ids().map(|me| {
-            let setup = Setup { cluster: cluster.clone(), me, signer: signer(0, me.0) };
+            let (signer, source) = (signer(0, me.0), Memory::new());
+            let setup = Setup { cluster: cluster.clone(), me, signer, source: source.clone() };
             let clock = match cast.faulty.get(&me) {
                 Some(Faulty::Clock) => Clock::wild(&mut rng),
                 Some(Faulty::Disk | Faulty::Memory) | None => Clock::tame(&mut rng, plan.skew),
             };
-            Node::new(setup, workload.service(), clock, choices.fault)
+            Node::new(setup, source, workload.service(), clock, choices.fault)
         });
         let nodes = nodes.collect();
         let now = Now { mono: Mono(0), wall: Wall(EPOCH) };
@@ -271,6 +275,7 @@ impl<W: Workload> World<W> {
             stops: self.stops,
             damaged: self.damaged,
             wiped: self.wiped,
+            mended: self.nodes.iter().map(|node| node.disk().mended()).sum(),
             transfers: self.transfers,
             stable,
             fast_reads: fast,
@@ -400,7 +405,7 @@ impl<W: Workload> World<W> {
             Event::PowerCut => self.cluster.ids().for_each(|id| self.crash(id)),
             Event::Restart(id) if self.node(id).is_down() => return self.start(id),
             Event::Restart(_) => {}
-            Event::Trouble(id) => self.trouble(id),
+            Event::Trouble(id) => return self.trouble(id),
             Event::Wipe(id) => return self.wipe(id),
             Event::Partition => self.partition(),
             Event::Heal => self.network.heal(),

@@ -14,6 +14,7 @@ use bftfs_proto::message::{Body, Message, Request};
 use bftfs_proto::replica::{Replica, Setup};
 use bftfs_proto::types::{ClientId, Mono, Now, Principal, ReplicaId, Seq, Wall};
 use bftfs_sim::register::Registers;
+use bftfs_state_memory::Memory;
 
 /// The identities of the nodes: node 4 is node 0's twin.
 const ONE_TWIN: &[u32] = &[0, 1, 2, 3, 0];
@@ -58,7 +59,8 @@ impl World {
         let now = Now { mono: Mono(0), wall: Wall(1 << 60) };
         let node = |id: &u32| {
             let key = signer(0, u8::try_from(*id).expect("a small number"));
-            let setup = Setup { cluster: cluster.clone(), me: ReplicaId(*id), signer: key };
+            let (me, source) = (ReplicaId(*id), Memory::new());
+            let setup = Setup { cluster: cluster.clone(), me, signer: key, source };
             Replica::recover(setup, Registers, now, None, Vec::new()).expect("an empty journal")
         };
         let nodes = identities.iter().map(node).collect();

@@ -97,6 +97,8 @@ impl<S: Service> Replica<S> {
             Fetch::Request(_) | Fetch::Batch(_) if !self.is_primary() => {
                 self.cluster.primary(self.view)
             }
+            // So that one replica need not give a whole state.
+            Fetch::Block(digest) => ReplicaId(u32::from(digest.0[0]) % n),
             _ => next,
         };
         let others = (0..n).map(|step| ReplicaId((first.0 + step) % n)).filter(|id| *id != self.me);

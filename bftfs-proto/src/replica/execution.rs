@@ -58,6 +58,7 @@ impl<S: Service> Replica<S> {
     /// Executes every batch that is decided, next in order, and here with its bodies.
     pub(super) fn execute_ready(&mut self) {
         while self.transfer.is_none()
+            && self.repair.stalled.is_none()
             && !self.diverged
             && let Some((seq, batch)) = self.next_decided()
         {
@@ -87,12 +88,13 @@ impl<S: Service> Replica<S> {
         let body = |digest| self.pool.get(digest).map(|body| body.request.clone());
         let requests: Vec<Request> = batch.requests.iter().filter_map(body).collect();
         assert!(requests.len() == batch.requests.len(), "a batch is executed with its bodies");
+        let answers = match self.run(seq, batch, &requests) {
+            Ok(answers) => answers,
+            Err(damaged) => return self.stall_for(damaged),
+        };
         self.executed_lsn = self.executed_mark(seq, batch, &requests);
-        let proposed = if self.broken(Fault::LocalTime) { self.now.wall } else { batch.time };
-        let time = self.state.begin(seq, proposed, requests.len());
-        for (k, request) in (0_u64..).zip(&requests) {
-            let time = Wall(time.0.saturating_add(k));
-            if let Some(answer) = self.state.execute(&self.cluster.id, request, time) {
+        for (request, answer) in requests.iter().zip(answers) {
+            if let Some(answer) = answer {
                 self.answer(request.client, request.tag(), request.replier, answer);
             }
         }
@@ -105,6 +107,31 @@ impl<S: Service> Replica<S> {
         if seq.0.is_multiple_of(self.cluster.checkpoint_interval) {
             self.pool.shed();
             self.take_checkpoint();
+        }
+    }
+
+    /// Changes the state by a batch, or not at all if a block that it needs is damaged.
+    fn run(
+        &mut self,
+        seq: Seq,
+        batch: &Batch,
+        requests: &[Request],
+    ) -> Result<Vec<Option<Answer>>, Digest> {
+        let before = self.state.mark();
+        let proposed = if self.broken(Fault::LocalTime) { self.now.wall } else { batch.time };
+        let first = self.state.begin(seq, proposed, requests.len());
+        let mut answers = Vec::with_capacity(requests.len());
+        for (k, request) in (0_u64..).zip(requests) {
+            let time = Wall(first.0.saturating_add(k));
+            answers.push(self.state.execute(&self.cluster.id, request, time));
+        }
+        match self.state.missed() {
+            Some(_) if self.broken(Fault::GuessLost) => Ok(answers),
+            Some(damaged) => {
+                self.state.undo(before);
+                Err(damaged)
+            }
+            None => Ok(answers),
         }
     }
 
@@ -159,6 +186,10 @@ impl<S: Service> Replica<S> {
             return Err(Reject::Stale);
         }
         let answer = self.state.query(from, read.session, &read.operation);
+        let answer = answer.map_err(|damaged| {
+            self.lack(damaged);
+            Reject::Damaged
+        })?;
         self.answer(from, Tag::Read(read.session, read.number), read.replier, answer);
         Ok(())
     }

@@ -1,9 +1,10 @@
 //! Beginning again from the disk: a checkpoint, then the journal (`docs/protocol.md`, restart).
 
 use alloc::collections::{BTreeMap, VecDeque};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use bftfs_state::Tree;
+use bftfs_state::{OpenError, Source, Tree};
 use thiserror::Error;
 
 use crate::auth::Signer;
@@ -16,6 +17,7 @@ use crate::types::{Lsn, Now, ReplicaId, Seq, View};
 use super::checkpoint::Checkpoints;
 use super::log::{Accepted, Log};
 use super::pool::Pool;
+use super::repair::Repair;
 use super::state::State;
 use super::view_change::Views;
 use super::{Fault, Replica};
@@ -29,6 +31,8 @@ pub struct Setup {
     pub me: ReplicaId,
     /// Its key.
     pub signer: Signer,
+    /// Where the blocks of its state are.
+    pub source: Arc<dyn Source>,
 }
 
 /// The newest checkpoint on this replica's own disk.
@@ -40,6 +44,19 @@ pub struct Loaded {
     pub sessions: Tree,
     /// The service's tree.
     pub service: Tree,
+}
+
+impl Loaded {
+    /// Opens the session table, which is all in memory, and the service's tree, of which only the
+    /// pages are.
+    ///
+    /// # Errors
+    /// If a block is missing, damaged or malformed.
+    pub fn open(root: StateRoot, source: &Arc<dyn Source>) -> Result<Self, OpenError> {
+        let sessions = Tree::open(root.sessions, &mut |digest| source.get(digest))?;
+        let service = Tree::open_over(root.service, source.clone())?;
+        Ok(Self { root, sessions, service })
+    }
 }
 
 /// The journal says what no correct replica writes: its disk lost or changed what it had kept. What
@@ -102,7 +119,7 @@ impl<S: Service> Replica<S> {
             Some(Loaded { root, sessions, service: tree }) => {
                 State::load(service, &root, sessions, tree)
             }
-            None => State::genesis(service),
+            None => State::genesis(service, &setup.source),
         };
         // Votes above the stable checkpoint count even where the own checkpoint is further on.
         let stable_seq = stable.as_ref().map_or(Seq(0), |(_, root)| root.seq);
@@ -134,6 +151,8 @@ impl<S: Service> Replica<S> {
         Self {
             me: setup.me,
             signer: setup.signer,
+            source: setup.source,
+            repair: Repair::default(),
             view: View(0),
             views: Views::starting_at(now.mono),
             log: Log::new(low, setup.cluster.window),
@@ -177,8 +196,11 @@ impl<S: Service> Replica<S> {
                 self.views.new_view = Some(new_view);
             }
             Record::Recovery(recovery) => self.replay_recovery(recovery),
-            // A state that was fetched after the one that is here skipped what the journal has.
-            Record::Claimed(claim, begun) if begun <= self.state.executed() => {
+            // A state that was fetched after the one that is here skipped what the journal has; and
+            // what is stable needs no claim.
+            Record::Claimed(claim, begun)
+                if begun <= self.state.executed() && claim.seq > self.log.low() =>
+            {
                 self.checkpoints.add(claim);
             }
             Record::Claimed(..) => {}

@@ -4,9 +4,10 @@
 //! the checkpoint, so that a replica that skipped an execution by state transfer can still answer,
 //! and so that nothing is ever executed twice (OSDI'99 section 4.1; at-most-once).
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use bftfs_state::{Digest, Snapshot, Tree};
+use bftfs_state::{Digest, Snapshot, Source, Tree};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -55,7 +56,8 @@ pub(super) enum Standing {
     Refused(Answer),
 }
 
-/// Everything that a checkpoint covers.
+/// Everything that a checkpoint covers. The session table is all in memory; it is asked at every
+/// turn, and has at most a few MiB for each client.
 #[derive(Debug)]
 pub(super) struct State<S> {
     service: S,
@@ -65,9 +67,32 @@ pub(super) struct State<S> {
     time: Wall,
 }
 
+/// A state to go back to.
+#[derive(Debug)]
+pub(super) struct Mark {
+    sessions: Tree,
+    tree: Tree,
+    executed: Seq,
+    time: Wall,
+}
+
 impl<S: Service> State<S> {
-    pub(super) fn genesis(service: S) -> Self {
-        let mut tree = Tree::new();
+    /// Remembers the state as it is, in constant time.
+    pub(super) fn mark(&self) -> Mark {
+        let (sessions, tree) = (self.sessions.clone(), self.tree.clone());
+        Mark { sessions, tree, executed: self.executed, time: self.time }
+    }
+
+    /// Makes undone what was executed since.
+    pub(super) fn undo(&mut self, mark: Mark) {
+        self.sessions = mark.sessions;
+        self.tree = mark.tree;
+        self.executed = mark.executed;
+        self.time = mark.time;
+    }
+
+    pub(super) fn genesis(service: S, source: &Arc<dyn Source>) -> Self {
+        let mut tree = Tree::over(source.clone());
         service.genesis(&mut tree);
         Self { service, sessions: Tree::new(), tree, executed: Seq(0), time: Wall(0) }
     }
@@ -83,6 +108,11 @@ impl<S: Service> State<S> {
         self.tree = tree;
         self.executed = root.seq;
         self.time = root.time;
+    }
+
+    /// The block that an operation needed and that is not to be had, since this was asked last.
+    pub(super) fn missed(&self) -> Option<Digest> {
+        self.tree.missed()
     }
 
     /// The last sequence number executed.
@@ -105,10 +135,17 @@ impl<S: Service> State<S> {
         first
     }
 
-    /// Answers an operation that changes nothing.
-    pub(super) fn query(&self, client: ClientId, session: SessionId, operation: &Bytes) -> Answer {
+    /// Answers an operation that changes nothing, unless a block is missing.
+    pub(super) fn query(
+        &self,
+        client: ClientId,
+        session: SessionId,
+        operation: &Bytes,
+    ) -> Result<Answer, Digest> {
         let context = Context { client, session, time: self.time };
-        self.service.query(&self.tree, &context, operation).map_or(Answer::NotRead, Answer::Result)
+        let result = self.service.query(&self.tree, &context, operation);
+        let answer = result.map_or(Answer::NotRead, Answer::Result);
+        self.missed().map_or(Ok(answer), Err)
     }
 
     /// Where `request` stands, without changing anything.
@@ -207,7 +244,7 @@ impl<S: Service> State<S> {
                 self.close(*id, time);
             }
         }
-        let counter = self.sessions.get(&[3]).and_then(|bytes| codec::decode::<u64>(bytes).ok());
+        let counter = self.sessions.get(&[3]).and_then(|bytes| codec::decode::<u64>(&bytes).ok());
         let id = counter.unwrap_or(0) + 1;
         self.sessions.insert(&[3], codec::encode(&id));
         let session = Session { client, nonce, active: time };
@@ -237,11 +274,11 @@ impl<S: Service> State<S> {
     }
 
     fn session(&self, id: SessionId) -> Option<Session> {
-        codec::decode(self.sessions.get(&session_key(id))?).ok()
+        codec::decode(&self.sessions.get(&session_key(id))?).ok()
     }
 
     fn last(&self, session: SessionId, slot: SlotIndex) -> Option<Last> {
-        codec::decode(self.sessions.get(&slot_key(session, slot))?).ok()
+        codec::decode(&self.sessions.get(&slot_key(session, slot))?).ok()
     }
 
     fn sessions_of(&self, client: ClientId) -> Vec<(SessionId, Session)> {

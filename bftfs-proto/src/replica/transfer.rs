@@ -3,12 +3,13 @@
 //!
 //! The certificate proves the root. From there every block is checked against the digest by which
 //! its parent names it, so one honest source is enough and a liar wastes one answer at a time.
-//! Blocks that this replica has already are not fetched.
+//! Blocks that this replica has already are not fetched. All of them are in its source: here is
+//! only which ones are missing.
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
-use bftfs_state::{Digest, Tree, block_children};
+use bftfs_state::{Block, Children, Digest, OpenError, Source, block_children};
 use bytes::Bytes;
 
 use crate::auth::Reject;
@@ -19,16 +20,13 @@ use crate::service::Service;
 use crate::types::{Mono, Seq};
 
 use super::checkpoint::is_certificate;
-use super::{Fault, Replica};
+use super::{Fault, Loaded, Replica};
 
 /// A state on its way here.
 #[derive(Debug)]
 pub(super) struct Transfer {
     certificate: Vec<Checkpoint>,
     root: StateRoot,
-    /// Checked blocks of the new state, and those of the old one that it may share.
-    blocks: BTreeMap<Digest, Bytes>,
-    old: BTreeMap<Digest, Bytes>,
     /// Blocks of the new state that are not here.
     missing: BTreeSet<Digest>,
     /// When the last piece came.
@@ -36,35 +34,28 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
-    fn new(certificate: Vec<Checkpoint>, root: StateRoot, old: BTreeMap<Digest, Bytes>) -> Self {
-        let (blocks, missing) = (BTreeMap::new(), BTreeSet::new());
-        let mut transfer =
-            Self { certificate, root, blocks, old, missing, progress: Mono::default() };
-        transfer.walk(root.sessions);
-        transfer.walk(root.service);
-        transfer
-    }
-
-    /// Goes down from `digest` as far as blocks are here and notes where they end.
-    fn walk(&mut self, digest: Digest) {
-        let mut pending = Vec::from([digest]);
-        while let Some(digest) = pending.pop() {
-            if self.blocks.contains_key(&digest) {
-                continue;
-            }
-            match self.old.remove(&digest) {
-                Some(bytes) => pending.extend(self.keep(digest, bytes)),
-                None => {
+    /// Goes down from the page `digest` as far as blocks are here and notes where they end.
+    fn walk(&mut self, source: &dyn Source, digest: Digest) {
+        let mut pages = Vec::from([digest]);
+        while let Some(digest) = pages.pop() {
+            match source.get(&digest).map(|bytes| block_children(&digest, &bytes)) {
+                Some(Ok(children)) => pages.extend(self.pages_of(source, children)),
+                Some(Err(_)) | None => {
                     self.missing.insert(digest);
                 }
             }
         }
     }
 
-    fn keep(&mut self, digest: Digest, bytes: Bytes) -> Vec<Digest> {
-        let children = block_children(&digest, &bytes).unwrap_or_default();
-        self.blocks.insert(digest, bytes);
-        children
+    /// The pages among the children of a block; of values it notes those that are not here.
+    fn pages_of(&mut self, source: &dyn Source, children: Children) -> Vec<Digest> {
+        match children {
+            Children::Pages(pages) => pages,
+            Children::Values(values) => {
+                self.missing.extend(values.into_iter().filter(|digest| !source.has(digest)));
+                Vec::new()
+            }
+        }
     }
 }
 
@@ -130,21 +121,17 @@ impl<S: Service> Replica<S> {
     }
 
     fn start_transfer(&mut self, certificate: Vec<Checkpoint>, root: StateRoot) {
-        let old = match self.transfer.take() {
-            Some(mut stalled) => {
-                self.wants.retain(|what, _| !matches!(what, Fetch::Block(_)));
-                stalled.old.append(&mut stalled.blocks);
-                stalled.old
-            }
-            None => {
-                self.state.seal();
-                let snapshots = self.state.snapshots();
-                let blocks = snapshots.iter().flat_map(bftfs_state::Snapshot::blocks);
-                blocks.map(|block| (block.digest, block.bytes)).collect()
-            }
-        };
-        let mut transfer = Transfer::new(certificate, root, old);
-        transfer.progress = self.now.mono;
+        if let Some(stalled) = self.transfer.take() {
+            let of_it = |what: &Fetch| match what {
+                Fetch::Block(digest) => stalled.missing.contains(digest),
+                _ => false,
+            };
+            self.wants.retain(|what, _| !of_it(what));
+        }
+        let (missing, progress) = (BTreeSet::new(), self.now.mono);
+        let mut transfer = Transfer { certificate, root, missing, progress };
+        transfer.walk(&*self.source, root.sessions);
+        transfer.walk(&*self.source, root.service);
         self.transfer = Some(transfer);
         self.continue_transfer();
     }
@@ -152,17 +139,19 @@ impl<S: Service> Replica<S> {
     /// A block of the state. Used iff it was asked for and its content has that digest.
     pub(super) fn on_block(&mut self, digest: Digest, bytes: Bytes) -> Result<(), Reject> {
         let credulous = self.broken(Fault::AnyBlock);
-        let transfer = self.transfer.as_mut().ok_or(Reject::Unasked)?;
-        if !transfer.missing.contains(&digest) {
-            return Err(Reject::Unasked);
-        }
-        if block_children(&digest, &bytes).is_err() && !credulous {
-            return Err(Reject::Hash);
-        }
+        let transfer = self.transfer.as_mut().filter(|t| t.missing.contains(&digest));
+        let Some(transfer) = transfer else { return self.mend(digest, bytes) };
+        let children = match block_children(&digest, &bytes) {
+            Ok(children) => children,
+            Err(_) if credulous => Children::Values(Vec::new()),
+            Err(_) => return Err(Reject::Hash),
+        };
         transfer.progress = self.now.mono;
         transfer.missing.remove(&digest);
         self.wants.remove(&Fetch::Block(digest));
-        transfer.keep(digest, bytes).into_iter().for_each(|child| transfer.walk(child));
+        self.source.keep(&Block { digest, bytes });
+        let pages = transfer.pages_of(&*self.source, children);
+        pages.into_iter().for_each(|page| transfer.walk(&*self.source, page));
         self.continue_transfer();
         Ok(())
     }
@@ -182,16 +171,24 @@ impl<S: Service> Replica<S> {
     }
 
     fn finish_transfer(&mut self) {
-        let Some(transfer) = self.transfer.take() else { return };
+        let Some(mut transfer) = self.transfer.take() else { return };
         let (root, seq) = (transfer.root, transfer.root.seq);
-        let mut fetch = |digest: &Digest| transfer.blocks.get(digest).cloned();
-        let sessions = Tree::open(root.sessions, &mut fetch);
-        let service = Tree::open(root.service, &mut fetch);
-        let (Ok(sessions), Ok(service)) = (sessions, service) else {
-            // A quorum certified a root below which no tree stands: more than f replicas lie.
-            self.fall_silent();
-            return;
+        let Loaded { sessions, service, .. } = match Loaded::open(root, &self.source) {
+            Ok(loaded) => loaded,
+            Err(OpenError::Missing(digest) | OpenError::Mismatch(digest)) => {
+                // It was here a moment ago: this disk damages what it holds.
+                transfer.missing.insert(digest);
+                self.transfer = Some(transfer);
+                self.continue_transfer();
+                return;
+            }
+            Err(OpenError::Malformed { .. }) => {
+                // A quorum certified a root below which no tree stands: more than f replicas lie.
+                self.fall_silent();
+                return;
+            }
         };
+        self.repair.drop_all();
         self.state.install(&root, sessions, service);
         self.append(Record::Stable(transfer.certificate.clone(), root));
         self.executed_lsn = self.appended;

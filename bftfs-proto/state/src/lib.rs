@@ -10,10 +10,12 @@ extern crate alloc;
 extern crate std;
 
 mod digest;
+mod source;
 mod tree;
 
 pub use digest::Digest;
+pub use source::{Found, Source};
 pub use tree::{
-    Block, Blocks, MAX_KEY, MAX_VALUE, OpenError, Range, Sealed, Snapshot, Tree, block_children,
-    is_block,
+    Block, Blocks, Children, Entry, MAX_KEY, MAX_VALUE, OpenError, Part, Parts, Range, Sealed,
+    Snapshot, Tree, block_children, is_block,
 };

@@ -4,6 +4,7 @@
 //! the path from the root to one leaf. Its shape is decided by the operations alone, so replicas
 //! that execute the same operations have the same blocks and the same root digest.
 
+mod entry;
 mod load;
 mod node;
 mod page;
@@ -14,17 +15,19 @@ mod tests;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::fmt;
 
 use bytes::Bytes;
 
 use self::node::{Leaf, Node};
-use crate::Digest;
+use crate::{Digest, Found, Source};
 
-pub use self::load::{OpenError, block_children, is_block};
+pub use self::entry::Entry;
+pub use self::load::{Children, OpenError, block_children, is_block};
 pub use self::page::{MAX_KEY, MAX_VALUE};
 pub use self::range::Range;
-pub use self::snapshot::{Blocks, Snapshot};
+pub use self::snapshot::{Blocks, Part, Parts, Snapshot};
 
 /// A page of the tree or a value too long for a page, named by its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +57,10 @@ pub struct Sealed {
 ///
 /// A clone takes constant time and shares everything with the original until either changes.
 ///
+/// A tree with a [`Source`] gives it the long values whenever it is sealed, and holds pages and
+/// what changed since. If the source has not got a value that is needed, the tree goes on with an
+/// empty one and [`Tree::missed`] tells: whatever was computed then is worth nothing.
+///
 /// # Panics
 /// Insertions panic on keys and values out of these bounds: those who give a tree its keys and
 /// values check what they were told.
@@ -64,14 +71,25 @@ pub struct Tree {
     digest: Digest,
     len: u64,
     freed: Vec<Digest>,
+    source: Option<Arc<dyn Source>>,
+    missed: Cell<Option<Digest>>,
 }
 
 impl Tree {
-    /// A tree without keys, not sealed.
+    /// A tree without keys, not sealed, that holds everything in memory.
     #[must_use]
     pub fn new() -> Self {
-        let root = Arc::new(Node::Leaf(Leaf::new(0)));
-        Self { root, digest: Digest::ZERO, len: 0, freed: Vec::new() }
+        Self::with(Arc::new(Node::Leaf(Leaf::new(0))), Digest::ZERO, 0, None)
+    }
+
+    /// The same that leaves long values to `source`.
+    #[must_use]
+    pub fn over(source: Arc<dyn Source>) -> Self {
+        Self { source: Some(source), ..Self::new() }
+    }
+
+    fn with(root: Arc<Node>, digest: Digest, len: u64, source: Option<Arc<dyn Source>>) -> Self {
+        Self { root, digest, len, freed: Vec::new(), source, missed: Cell::new(None) }
     }
 
     /// Loads the tree whose root page has digest `root` from its blocks.
@@ -84,8 +102,24 @@ impl Tree {
         root: Digest,
         fetch: &mut dyn FnMut(&Digest) -> Option<Bytes>,
     ) -> Result<Self, OpenError> {
-        let (node, len) = load::open(root, fetch)?;
-        Ok(Self { root: node, digest: root, len, freed: Vec::new() })
+        let (node, len) = load::open(root, &mut load::Fetch { block: fetch, values: true })?;
+        Ok(Self::with(node, root, len, None))
+    }
+
+    /// The same from the blocks of `source`, to which long values are left: only pages are read.
+    ///
+    /// # Errors
+    /// When a page is missing, has other bytes than its digest says, or breaks a rule of the tree.
+    pub fn open_over(root: Digest, source: Arc<dyn Source>) -> Result<Self, OpenError> {
+        let mut block = |digest: &Digest| source.get(digest);
+        let mut fetch = load::Fetch { block: &mut block, values: false };
+        let (node, len) = load::open(root, &mut fetch)?;
+        Ok(Self::with(node, root, len, Some(source)))
+    }
+
+    /// The value that was needed and that the source has not got, since this was asked last.
+    pub fn missed(&self) -> Option<Digest> {
+        self.missed.take()
     }
 
     /// The number of keys.
@@ -102,14 +136,21 @@ impl Tree {
 
     /// The value of `key`.
     #[must_use]
-    pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
-        self.root.get(key)
+    pub fn get(&self, key: &[u8]) -> Option<Found<'_>> {
+        self.entry(key).map(Entry::read)
+    }
+
+    /// The value of `key`, which is read only when asked for.
+    #[must_use]
+    pub fn entry(&self, key: &[u8]) -> Option<Entry<'_>> {
+        let (leaf, at) = self.root.find(key)?;
+        Some(Entry::new(self, leaf.value(at)))
     }
 
     /// Whether `key` has a value.
     #[must_use]
     pub fn contains(&self, key: &[u8]) -> bool {
-        self.get(key).is_some()
+        self.entry(key).is_some()
     }
 
     /// Sets the value of `key`, whether it had one or not.
@@ -144,9 +185,11 @@ impl Tree {
     /// When the key is out of bounds or the value becomes too long.
     pub fn upsert(&mut self, key: &[u8], change: impl FnOnce(&mut Vec<u8>)) {
         check_key(key);
+        let (source, missed) = (self.source.clone(), Cell::new(None));
+        let fetch = |digest: &Digest| fetch(source.as_deref(), digest, &missed);
         let new = self.edit(key, |leaf, at, freed| {
             match at {
-                Ok(at) => leaf.modify(at, freed, change),
+                Ok(at) => leaf.modify(at, freed, fetch, change),
                 Err(_) => {
                     let mut value = Vec::new();
                     change(&mut value);
@@ -156,6 +199,7 @@ impl Tree {
             at.is_err()
         });
         self.len += u64::from(new);
+        self.missed.set(self.missed.get().or(missed.get()));
     }
 
     /// Removes `key` and its value; returns false if it has none.
@@ -173,26 +217,26 @@ impl Tree {
     /// The keys from `from` on and below `below`, in ascending order, with their values.
     #[must_use]
     pub fn range(&self, from: &[u8], below: &[u8]) -> Range<'_> {
-        Range::new(&self.root, from, Some(below.to_vec()))
+        Range::new(self, from, Some(below.to_vec()))
     }
 
     /// The keys that start with `prefix`, in ascending order, with their values.
     #[must_use]
     pub fn prefix(&self, prefix: &[u8]) -> Range<'_> {
-        Range::new(&self.root, prefix, range::successor(prefix))
+        Range::new(self, prefix, range::successor(prefix))
     }
 
     /// The least key that is not below `key`, with its value.
     #[must_use]
-    pub fn first_at_or_after(&self, key: &[u8]) -> Option<(&[u8], &[u8])> {
-        Range::new(&self.root, key, None).next()
+    pub fn first_at_or_after(&self, key: &[u8]) -> Option<(&[u8], Entry<'_>)> {
+        Range::new(self, key, None).next()
     }
 
     /// Computes the digests of whatever changed since the tree was last sealed.
     pub fn seal(&mut self) -> Sealed {
         let mut added = Vec::new();
         if self.digest == Digest::ZERO {
-            let reference = Node::seal(&mut self.root, &mut added);
+            let reference = Node::seal(&mut self.root, self.source.as_deref(), &mut added);
             assert_eq!(reference.weight, self.len, "the tree counts its keys");
             self.digest = reference.digest;
         }
@@ -248,6 +292,14 @@ impl fmt::Debug for Tree {
         let digest = self.digest();
         f.debug_struct("Tree").field("len", &self.len).field("digest", &digest).finish()
     }
+}
+
+/// A value from the source; an empty one, with a note, if it has not got it.
+fn fetch(source: Option<&dyn Source>, digest: &Digest, missed: &Cell<Option<Digest>>) -> Bytes {
+    source.and_then(|source| source.get(digest)).unwrap_or_else(|| {
+        missed.set(missed.get().or(Some(*digest)));
+        Bytes::new()
+    })
 }
 
 fn check_key(key: &[u8]) {

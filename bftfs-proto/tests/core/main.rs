@@ -10,5 +10,6 @@ mod hostile;
 mod ordering;
 mod outbox;
 mod recovery;
+mod repair;
 mod support;
 mod view_change;

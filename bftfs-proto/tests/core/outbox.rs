@@ -6,6 +6,8 @@ use bftfs_proto::message::{Fetch, Message, Tag};
 use bftfs_proto::replica::{Replica, Setup};
 use bftfs_proto::types::{Lsn, ReplicaId, Seq, View};
 
+use bftfs_state_memory::Memory;
+
 use super::support::*;
 
 fn send(number: u64, after: u64) -> Output {
@@ -64,7 +66,12 @@ fn truncation_waits_for_every_record_before_it() {
 
 #[test]
 fn a_checkpoint_and_a_claim_wait_for_every_record_before_them() {
-    let setup = Setup { cluster: cluster(4), me: ReplicaId(1), signer: replica_signer(1) };
+    let setup = Setup {
+        cluster: cluster(4),
+        me: ReplicaId(1),
+        signer: replica_signer(1),
+        source: Memory::new(),
+    };
     let mut backup = Replica::recover(setup, Appends, at(0), None, Vec::new()).expect("nothing");
     let (mut outbox, me) = (Outbox::default(), replica(1));
     let mut state = Digest::ZERO;

@@ -6,6 +6,8 @@ use bftfs_proto::message::{Batch, Data, Message, StateRoot, Status, Tag, Vote};
 use bftfs_proto::replica::{Replica, Setup};
 use bftfs_proto::types::{ReplicaId, Seq, SessionId, SlotIndex, View, Wall};
 
+use bftfs_state_memory::Memory;
+
 use super::support::*;
 
 fn status() -> Message {
@@ -133,7 +135,9 @@ fn a_journal_that_contradicts_itself_makes_no_replica() {
         Record::Accepted { view, seq: Seq(1), batch, requests: vec![] }
     };
     let refused = |records: &[Record]| {
-        let setup = Setup { cluster: cluster(4), me: ReplicaId(1), signer: replica_signer(1) };
+        let source = Memory::new();
+        let setup =
+            Setup { cluster: cluster(4), me: ReplicaId(1), signer: replica_signer(1), source };
         let replica = Replica::recover(setup, Appends, at(0), None, records.to_vec());
         replica.err().map(|contradiction| contradiction.to_string())
     };

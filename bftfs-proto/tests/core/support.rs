@@ -1,5 +1,7 @@
 //! A cluster of four on paper, one real replica of it, and short names for what it hears and says.
 
+use std::sync::Arc;
+
 use bftfs_proto::auth::{MacKey, Signature, Signer, Verified, verify};
 use bftfs_proto::config::Cluster;
 use bftfs_proto::engine::{Input, Output, Record, To};
@@ -12,6 +14,7 @@ use bftfs_proto::types::{
     ClientId, Lsn, Mono, Now, Principal, ReplicaId, Seq, SessionId, SlotIndex, View, Wall,
 };
 use bftfs_proto::{Digest, Tree};
+use bftfs_state_memory::Memory;
 use bytes::Bytes;
 
 /// The clock of every replica when a test begins, in nanoseconds since the epoch.
@@ -29,7 +32,7 @@ pub(crate) struct Appends;
 
 impl Appends {
     pub(crate) fn text(tree: &Tree) -> Vec<u8> {
-        tree.get(b"text").unwrap_or_default().to_vec()
+        tree.get(b"text").map(|text| text.to_vec()).unwrap_or_default()
     }
 }
 
@@ -211,6 +214,8 @@ pub(crate) struct Node {
     pub(crate) me: Principal,
     pub(crate) now: Now,
     pub(crate) records: Vec<Record>,
+    /// The blocks of its state.
+    pub(crate) blocks: Arc<Memory>,
 }
 
 impl Node {
@@ -225,11 +230,13 @@ impl Node {
 
     /// A replica that finds `records` on its disk, and what it says at once.
     pub(crate) fn with_journal(me: u32, n: u32, records: Vec<Record>) -> (Self, Vec<Out>) {
-        let setup = Setup { cluster: cluster(n), me: ReplicaId(me), signer: replica_signer(me) };
+        let (signer, source) = (replica_signer(me), Memory::new());
+        let setup =
+            Setup { cluster: cluster(n), me: ReplicaId(me), signer, source: source.clone() };
         let now = at(0);
         let replica =
             Replica::recover(setup, Appends, now, None, records.clone()).expect("as written");
-        let mut node = Self { replica, me: self::replica(me), now, records };
+        let mut node = Self { replica, me: self::replica(me), now, records, blocks: source };
         let outputs = node.drain();
         (node, outputs)
     }

@@ -70,7 +70,9 @@ impl Workload for ListsLoad {
         LISTS.iter().try_for_each(|name| self.judge_list(*name, state))?;
         let mut map = Map::default();
         self.calls.judge(&mut map, order)?;
-        let same = |(name, value): (&Bytes, &Bytes)| state.get(name) == Some(value);
+        let same = |(name, value): (&Bytes, &Bytes)| {
+            state.get(name).is_some_and(|held| held[..] == value[..])
+        };
         if map.0.len() as u64 == state.len() && map.0.iter().all(same) {
             Ok(())
         } else {
@@ -148,7 +150,7 @@ fn told_at(call: &Call) -> u64 {
 
 impl ListsLoad {
     fn judge_list(&self, name: u8, state: &Tree) -> Result<(), Violation> {
-        let list = list_of(state.get(&[name]));
+        let list = list_of(state.get(&[name]).as_deref());
         let mut judged = List { name, list, appends: BTreeMap::new(), reads: Vec::new() };
         let mut reads = Vec::new();
         for (ticket, call) in self.calls.iter() {

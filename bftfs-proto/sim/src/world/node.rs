@@ -1,6 +1,7 @@
 //! A replica with its disk, its outbox and its clock.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bftfs_proto::Digest;
 use bftfs_proto::engine::{Outbox, Output, Record, Release, Snapshots};
@@ -8,6 +9,7 @@ use bftfs_proto::message::{Batch, NewView};
 use bftfs_proto::replica::{Contradiction, Fault, Loaded, Replica, Setup};
 use bftfs_proto::service::Service;
 use bftfs_proto::types::{Lsn, Mono, Now, Seq, Wall};
+use bftfs_state_memory::Memory;
 
 use crate::clock::Clock;
 use crate::disk::Disk;
@@ -67,7 +69,13 @@ pub(super) struct Node<S> {
 }
 
 impl<S: Service + Clone> Node<S> {
-    pub(super) fn new(setup: Setup, service: S, clock: Clock, fault: Option<Fault>) -> Self {
+    pub(super) fn new(
+        setup: Setup,
+        blocks: Arc<Memory>,
+        service: S,
+        clock: Clock,
+        fault: Option<Fault>,
+    ) -> Self {
         assert!(fault.is_none() || cfg!(feature = "faults"), "built without faults");
         Self {
             setup,
@@ -76,7 +84,7 @@ impl<S: Service + Clone> Node<S> {
             service,
             replica: None,
             outbox: Outbox::default(),
-            disk: Disk::default(),
+            disk: Disk::over(blocks),
             life: 0,
             syncing: None,
             storing: Vec::new(),
@@ -129,6 +137,7 @@ impl<S: Service + Clone> Node<S> {
         if forgets {
             self.disk.forget(3);
         }
+        self.disk.crash();
         self.storing.clear();
         self.deeds.clear();
         self.outbox = Outbox::default();

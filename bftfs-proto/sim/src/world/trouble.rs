@@ -1,5 +1,6 @@
 //! Troubles of single replicas with their disks and clocks.
 
+use bftfs_proto::engine::Input;
 use bftfs_proto::types::ReplicaId;
 
 use super::{Event, World};
@@ -19,14 +20,14 @@ impl<W: Workload> World<W> {
 
     /// Something goes wrong with a replica's disk or clock: what may go wrong with any, or with
     /// those that are faulty.
-    pub(super) fn trouble(&mut self, id: ReplicaId) {
+    pub(super) fn trouble(&mut self, id: ReplicaId) -> Result<(), Violation> {
         if !self.rough {
-            return;
+            return Ok(());
         }
         self.troubles += 1;
         self.schedule_trouble(id);
         match (self.cast.faulty.get(&id), self.rng.u8(0..3)) {
-            (Some(Faulty::Disk), 0 | 1) => self.damage(id),
+            (Some(Faulty::Disk), 0 | 1) => return self.damage(id),
             (Some(Faulty::Clock), _) => {
                 let clock = Clock::wild(&mut self.rng);
                 self.node_mut(id).set_clock(clock);
@@ -37,17 +38,24 @@ impl<W: Workload> World<W> {
                 self.node_mut(id).set_clock(clock);
             }
         }
+        Ok(())
     }
 
-    /// Damages what is on a disk. Its replica finds out when it starts the next time: soon, often.
-    fn damage(&mut self, id: ReplicaId) {
-        let all = [Rot::Record, Rot::Misdirected, Rot::Block, Rot::Superblock, Rot::All];
+    /// Damages what is on a disk. Its replica finds out when it starts the next time, soon and
+    /// often; of a block by looking through its store, or when it needs the block.
+    fn damage(&mut self, id: ReplicaId) -> Result<(), Violation> {
+        let all =
+            [Rot::Record, Rot::Misdirected, Rot::Block, Rot::Value, Rot::Superblock, Rot::All];
         let rot = all[self.rng.usize(0..all.len())];
         let node = &mut self.nodes[id.0 as usize];
-        node.disk_mut().befall(&mut self.rng, rot);
-        if self.rng.u8(0..4) > 0 {
+        let block = node.disk_mut().befall(&mut self.rng, rot);
+        if self.rng.u8(0..4) > if rot == Rot::Value { 2 } else { 0 } {
             let at = self.rng.u64(0..300 * MILLI);
             self.after(at, Event::Crash(id));
+        }
+        match block.filter(|_| self.rng.bool()) {
+            Some(block) => self.input(id, Input::Damaged(block)),
+            None => Ok(()),
         }
     }
 

@@ -35,17 +35,37 @@ pub enum OpenError {
     },
 }
 
-/// The blocks that the block with this digest refers to, in key order; none for a value.
+/// What a block refers to, in key order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Children {
+    /// Of an inner page: pages.
+    Pages(Vec<Digest>),
+    /// Of a leaf: values. A value has none.
+    Values(Vec<Digest>),
+}
+
+impl Children {
+    /// All of them, whatever they are.
+    #[must_use]
+    pub fn into_digests(self) -> Vec<Digest> {
+        match self {
+            Self::Pages(digests) | Self::Values(digests) => digests,
+        }
+    }
+}
+
+/// The blocks that the block with this digest refers to.
 ///
 /// # Errors
 /// When `bytes` do not have that digest, or are a page that breaks a rule that can be seen within
 /// it. That it stands in its right place is for [`super::Tree::open`] to see.
-pub fn block_children(digest: &Digest, bytes: &[u8]) -> Result<Vec<Digest>, OpenError> {
+pub fn block_children(digest: &Digest, bytes: &[u8]) -> Result<Children, OpenError> {
     if value_digest(bytes) == *digest {
-        return Ok(Vec::new());
+        return Ok(Children::Values(Vec::new()));
     }
     let page = RawPage::read(*digest, bytes)?;
-    Ok(page.entries.iter().filter_map(RawEntry::reference).map(|r| r.digest).collect())
+    let children = page.entries.iter().filter_map(RawEntry::reference).map(|r| r.digest).collect();
+    Ok(if page.level == 0 { Children::Values(children) } else { Children::Pages(children) })
 }
 
 /// Whether `bytes` are those of the block with this digest, page or value.
@@ -54,12 +74,16 @@ pub fn is_block(digest: &Digest, bytes: &[u8]) -> bool {
     page_digest(bytes) == *digest || value_digest(bytes) == *digest
 }
 
+/// Where blocks come from.
+pub(super) struct Fetch<'a> {
+    pub(super) block: &'a mut dyn FnMut(&Digest) -> Option<Bytes>,
+    /// Values are loaded as well.
+    pub(super) values: bool,
+}
+
 /// Loads the whole tree below `root`; returns its root node and its number of keys.
-pub(super) fn open(
-    root: Digest,
-    fetch: &mut dyn FnMut(&Digest) -> Option<Bytes>,
-) -> Result<(Arc<Node>, u64), OpenError> {
-    let bytes = fetch(&root).ok_or(OpenError::Missing(root))?;
+pub(super) fn open(root: Digest, fetch: &mut Fetch<'_>) -> Result<(Arc<Node>, u64), OpenError> {
+    let bytes = (fetch.block)(&root).ok_or(OpenError::Missing(root))?;
     let page = RawPage::read(root, &bytes)?;
     load_page(&page, &Bounds { lower: &[], upper: None }, fetch)
 }
@@ -154,15 +178,15 @@ fn check_entry(entry: &RawEntry<'_>, level: u8) -> Result<(), &'static str> {
 fn load_page(
     page: &RawPage<'_>,
     bounds: &Bounds<'_>,
-    fetch: &mut dyn FnMut(&Digest) -> Option<Bytes>,
+    fetch: &mut Fetch<'_>,
 ) -> Result<(Arc<Node>, u64), OpenError> {
     page.check_bounds(bounds)?;
     if page.level == 0 {
-        let load = |entry: &RawEntry<'_>| match entry.reference() {
-            Some(reference) => load_value(reference, fetch).map(Some),
-            None => Ok(None),
+        let mut load = |entry: &RawEntry<'_>| match entry.reference() {
+            Some(reference) if fetch.values => load_value(reference, fetch).map(Some),
+            Some(_) | None => Ok(None),
         };
-        let links = page.entries.iter().map(load).collect::<Result<Vec<_>, _>>()?;
+        let links = page.entries.iter().map(&mut load).collect::<Result<Vec<_>, _>>()?;
         let leaf = Leaf::from_parts(page.bytes.to_vec(), &page.entries, links);
         return Ok((Arc::new(Node::Leaf(leaf)), page.entries.len() as u64));
     }
@@ -186,9 +210,9 @@ fn load_child(
     reference: Reference,
     level: u8,
     bounds: &Bounds<'_>,
-    fetch: &mut dyn FnMut(&Digest) -> Option<Bytes>,
+    fetch: &mut Fetch<'_>,
 ) -> Result<Arc<Node>, OpenError> {
-    let bytes = fetch(&reference.digest).ok_or(OpenError::Missing(reference.digest))?;
+    let bytes = (fetch.block)(&reference.digest).ok_or(OpenError::Missing(reference.digest))?;
     let page = RawPage::read(reference.digest, &bytes)?;
     page.require(page.level == level, "its level is not the one below its parent's")?;
     page.require(bytes.len() >= MIN_PAGE, "it is too short")?;
@@ -197,12 +221,9 @@ fn load_child(
     Ok(node)
 }
 
-fn load_value(
-    reference: Reference,
-    fetch: &mut dyn FnMut(&Digest) -> Option<Bytes>,
-) -> Result<Arc<Value>, OpenError> {
+fn load_value(reference: Reference, fetch: &mut Fetch<'_>) -> Result<Arc<Value>, OpenError> {
     let digest = reference.digest;
-    let bytes = fetch(&digest).ok_or(OpenError::Missing(digest))?;
+    let bytes = (fetch.block)(&digest).ok_or(OpenError::Missing(digest))?;
     if bytes.len() as u64 != reference.weight || value_digest(&bytes) != digest {
         return Err(OpenError::Mismatch(digest));
     }

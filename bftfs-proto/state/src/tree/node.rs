@@ -8,9 +8,10 @@ use bytes::Bytes;
 
 use super::Block;
 use super::page::{MAX_INLINE, MAX_PAGE, MAX_VALUE, MIN_PAGE, Page, Payload, Reference};
-use crate::Digest;
+use crate::{Digest, Source};
 
-/// Keys and their values; an entry links to its value where that is too long for the page.
+/// Keys and their values; an entry links to its value where that is too long for the page and in
+/// memory.
 pub(super) type Leaf = Page<Option<Arc<Value>>>;
 /// The lower bounds of subtrees; the first one is the bound of the whole page.
 pub(super) type Inner = Page<Arc<Node>>;
@@ -89,12 +90,13 @@ impl Node {
         }
     }
 
-    pub(super) fn get(&self, key: &[u8]) -> Option<&[u8]> {
+    /// The leaf that has `key`, and where.
+    pub(super) fn find(&self, key: &[u8]) -> Option<(&Leaf, usize)> {
         let mut node = self;
         loop {
             match node {
                 Self::Inner(page) => node = page.link(page.child_of(key)),
-                Self::Leaf(page) => return page.search(key).ok().map(|at| page.value(at)),
+                Self::Leaf(page) => return page.search(key).ok().map(|at| (page, at)),
             }
         }
     }
@@ -159,11 +161,16 @@ impl Node {
     }
 
     /// Seals whatever changed at and below this node, children before parents.
-    pub(super) fn seal(this: &mut Arc<Self>, added: &mut Vec<Block>) -> Reference {
+    /// Values then leave the tree for the source, if it has one.
+    pub(super) fn seal(
+        this: &mut Arc<Self>,
+        source: Option<&dyn Source>,
+        added: &mut Vec<Block>,
+    ) -> Reference {
         let node = Arc::make_mut(this);
         let weight = match node {
-            Self::Leaf(page) => page.seal_values(added),
-            Self::Inner(page) => page.seal_children(added),
+            Self::Leaf(page) => page.seal_values(source, added),
+            Self::Inner(page) => page.seal_children(source, added),
         };
         let bytes = Bytes::copy_from_slice(node.bytes());
         let digest = page_digest(&bytes);
@@ -181,10 +188,12 @@ impl Node {
 }
 
 impl Leaf {
-    pub(super) fn value(&self, at: usize) -> &[u8] {
-        match self.link(at) {
-            Some(value) => value.bytes(),
-            None => self.payload(at),
+    /// The value at `at`, or the block that it is, if that is not in memory.
+    pub(super) fn value(&self, at: usize) -> Result<&[u8], Reference> {
+        match (self.link(at), self.reference(at)) {
+            (Some(value), _) => Ok(value.bytes()),
+            (None, Some(reference)) => Err(reference),
+            (None, None) => Ok(self.payload(at)),
         }
     }
 
@@ -213,13 +222,19 @@ impl Leaf {
     }
 
     /// Changes the value at `at` in place, without a copy if it is long, unsealed and not shared.
+    /// One that is not in memory is had from `fetch`.
     pub(super) fn modify(
         &mut self,
         at: usize,
         freed: &mut Vec<Digest>,
+        fetch: impl FnOnce(&Digest) -> Bytes,
         change: impl FnOnce(&mut Vec<u8>),
     ) {
         free(self.reference(at), freed);
+        if let Err(reference) = self.value(at) {
+            let value = Value::Open(fetch(&reference.digest).into());
+            *self.link_mut(at) = Some(Arc::new(value));
+        }
         let Some(link) = self.link_mut(at) else {
             let mut value = self.payload(at).to_vec();
             change(&mut value);
@@ -253,7 +268,7 @@ impl Leaf {
         }
     }
 
-    fn seal_values(&mut self, added: &mut Vec<Block>) -> u64 {
+    fn seal_values(&mut self, source: Option<&dyn Source>, added: &mut Vec<Block>) -> u64 {
         for at in 0..self.len() {
             if self.reference(at) != Some(Reference::DIRTY) {
                 continue;
@@ -263,7 +278,12 @@ impl Leaf {
             let digest = value_digest(&bytes);
             let reference = Reference { digest, weight: bytes.len() as u64 };
             self.set_payload(at, Payload::Reference(reference));
-            added.push(Block { digest, bytes });
+            let block = Block { digest, bytes };
+            if let Some(source) = source {
+                source.keep(&block);
+                *self.link_mut(at) = None;
+            }
+            added.push(block);
         }
         self.len() as u64
     }
@@ -329,12 +349,12 @@ impl Inner {
         self.child_mut(at, freed).absorb(Arc::unwrap_or_clone(right));
     }
 
-    fn seal_children(&mut self, added: &mut Vec<Block>) -> u64 {
+    fn seal_children(&mut self, source: Option<&dyn Source>, added: &mut Vec<Block>) -> u64 {
         let mut weight = 0;
         for at in 0..self.len() {
             let mut reference = self.child_reference(at);
             if reference == Reference::DIRTY {
-                reference = Node::seal(self.link_mut(at), added);
+                reference = Node::seal(self.link_mut(at), source, added);
                 self.set_payload(at, Payload::Reference(reference));
             }
             weight += reference.weight;

@@ -3,10 +3,12 @@
 use alloc::vec::Vec;
 
 use super::node::{Inner, Leaf, Node};
+use super::{Entry, Tree};
 
-/// Keys and values of a [`super::Tree`] in ascending order of the keys.
+/// Keys and values of a [`Tree`] in ascending order of the keys.
 #[derive(Clone)]
 pub struct Range<'a> {
+    tree: &'a Tree,
     /// The inner pages above `leaf`, each with the position of the child to visit next.
     above: Vec<(&'a Inner, usize)>,
     leaf: Option<(&'a Leaf, usize)>,
@@ -14,9 +16,9 @@ pub struct Range<'a> {
 }
 
 impl<'a> Range<'a> {
-    pub(super) fn new(root: &'a Node, from: &[u8], below: Option<Vec<u8>>) -> Self {
-        let mut range = Self { above: Vec::new(), leaf: None, below };
-        range.descend(root, from);
+    pub(super) fn new(tree: &'a Tree, from: &[u8], below: Option<Vec<u8>>) -> Self {
+        let mut range = Self { tree, above: Vec::new(), leaf: None, below };
+        range.descend(&tree.root, from);
         range
     }
 
@@ -52,7 +54,7 @@ impl<'a> Range<'a> {
 }
 
 impl<'a> Iterator for Range<'a> {
-    type Item = (&'a [u8], &'a [u8]);
+    type Item = (&'a [u8], Entry<'a>);
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
@@ -61,13 +63,13 @@ impl<'a> Iterator for Range<'a> {
                 self.next_leaf();
                 continue;
             }
-            let (key, value) = (page.key(*at), page.value(*at));
+            let (key, entry) = (page.key(*at), Entry::new(self.tree, page.value(*at)));
             *at += 1;
             if self.below.as_ref().is_some_and(|below| key >= below.as_slice()) {
                 self.leaf = None;
                 return None;
             }
-            return Some((key, value));
+            return Some((key, entry));
         }
     }
 }

@@ -1,8 +1,11 @@
 //! The tree against a `BTreeMap`, its blocks against a store that counts references.
 
 use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
+
+use std::sync::Mutex;
 
 use bytes::Bytes;
 use proptest::collection::vec as vec_of;
@@ -44,6 +47,26 @@ impl Store {
             freed: vec![],
         });
         live.0 == self.0
+    }
+}
+
+/// A source that loses what it is told to lose.
+#[derive(Debug, Default)]
+struct Kept(Mutex<BTreeMap<Digest, Bytes>>);
+
+impl Kept {
+    fn lose(&self, digest: &Digest) -> Bytes {
+        self.0.lock().unwrap().remove(digest).expect("it was kept")
+    }
+}
+
+impl Source for Kept {
+    fn get(&self, digest: &Digest) -> Option<Bytes> {
+        self.0.lock().unwrap().get(digest).cloned()
+    }
+
+    fn keep(&self, block: &Block) {
+        self.0.lock().unwrap().insert(block.digest, block.bytes.clone());
     }
 }
 
@@ -93,10 +116,18 @@ struct World {
     tree: Tree,
     model: Model,
     store: Store,
+    /// Where its long values are, if not in memory.
+    source: Option<Arc<Kept>>,
     snapshots: Vec<(Snapshot, Model)>,
 }
 
 impl World {
+    /// One whose long values are elsewhere.
+    fn away() -> Self {
+        let source = Arc::<Kept>::default();
+        Self { tree: Tree::over(source.clone()), source: Some(source), ..Self::default() }
+    }
+
     fn step(&mut self, op: &Op) {
         match op {
             Op::Insert(key, len, fill) => {
@@ -130,7 +161,11 @@ impl World {
             Op::Reopen => {
                 self.seal();
                 let root = self.tree.snapshot().root();
-                self.tree = self.store.open(root).expect("the store has the tree");
+                let reopened = match &self.source {
+                    Some(source) => Tree::open_over(root, source.clone()),
+                    None => self.store.open(root),
+                };
+                self.tree = reopened.expect("the store has the tree");
             }
         }
     }
@@ -140,17 +175,28 @@ impl World {
         assert_eq!(sealed.root, self.tree.digest_from_scratch());
         assert_eq!(self.tree.digest(), Some(sealed.root));
         self.store.apply(&sealed);
+        if let Some(source) = &self.source {
+            sealed.added.iter().for_each(|block| source.keep(block));
+            let held = |part| matches!(part, Part::Value(_));
+            assert!(!self.tree.snapshot().parts().any(held), "a long value is still in memory");
+        }
         assert!(self.store.holds_exactly(&self.tree.snapshot()), "a block is missing or leaked");
     }
 }
 
 fn assert_equal(tree: &Tree, model: &Model) {
     let pairs = tree.range(&[], &[u8::MAX; 8]);
-    assert!(pairs.eq(model.iter().map(|(k, v)| (k.as_slice(), v.as_slice()))));
+    assert!(read(pairs).eq(model.iter().map(|(k, v)| (k.as_slice(), v.clone()))));
     assert_eq!(tree.len(), model.len() as u64);
     for (key, value) in model {
-        assert_eq!(tree.get(key), Some(value.as_slice()));
+        assert_eq!(tree.get(key).as_deref(), Some(value.as_slice()));
+        assert_eq!(tree.entry(key).map(|entry| entry.len()), Some(value.len()));
     }
+    assert_eq!(tree.missed(), None);
+}
+
+fn read<'a>(range: Range<'a>) -> impl Iterator<Item = (&'a [u8], Vec<u8>)> {
+    range.map(|(key, entry)| (key, entry.read().to_vec()))
 }
 
 /// The sizes that the module promises, and levels that all end in leaves.
@@ -174,25 +220,29 @@ proptest! {
         ops in vec_of(ops(), 1..400),
         bounds in vec_of((keys(), keys()), 8),
     ) {
-        let (mut world, mut twin) = (World::default(), World::default());
-        for op in &ops {
-            world.step(op);
-            assert_shape(&world.tree.root, true);
-        }
-        assert_equal(&world.tree, &world.model);
-        for (from, below) in &bounds {
-            check_walks(&world.tree, &world.model, from, below)?;
-        }
-        world.seal();
-        for (snapshot, model) in &world.snapshots {
-            assert_equal(snapshot.tree(), model);
-            prop_assert_eq!(snapshot.root(), snapshot.tree().digest_from_scratch());
+        let mut twin = World::default();
+        let mut worlds = [World::default(), World::away()];
+        for world in &mut worlds {
+            for op in &ops {
+                world.step(op);
+                assert_shape(&world.tree.root, true);
+            }
+            assert_equal(&world.tree, &world.model);
+            for (from, below) in &bounds {
+                check_walks(&world.tree, &world.model, from, below)?;
+            }
+            world.seal();
+            for (snapshot, model) in &world.snapshots {
+                assert_equal(snapshot.tree(), model);
+                prop_assert_eq!(snapshot.root(), snapshot.tree().digest_from_scratch());
+            }
         }
 
-        // Where it was sealed, reopened or kept has no part in the shape.
+        // Where its values are and where it was sealed, reopened or kept has no part in the shape.
         let changes = ops.iter().filter(|op| !matches!(op, Op::Seal | Op::Snapshot | Op::Reopen));
         changes.for_each(|op| twin.step(op));
-        prop_assert_eq!(twin.tree.seal().root, world.tree.seal().root);
+        let root = twin.tree.seal().root;
+        prop_assert!(worlds.iter_mut().all(|world| world.tree.seal().root == root));
     }
 
     #[test]
@@ -211,7 +261,7 @@ proptest! {
             // What is accepted is what a tree would have written.
             match tree {
                 Ok(tree) => prop_assert_eq!(tree.digest_from_scratch(), digest),
-                Err(OpenError::Missing(_)) => prop_assert!(!children.unwrap().is_empty()),
+                Err(OpenError::Missing(_)) => prop_assert_ne!(children.unwrap(), Children::Values(vec![])),
                 Err(OpenError::Malformed { .. }) => {},
                 Err(error) => prop_assert!(false, "{}", error),
             }
@@ -222,16 +272,17 @@ proptest! {
 fn check_walks(tree: &Tree, model: &Model, from: &[u8], below: &[u8]) -> Result<(), TestCaseError> {
     let expected =
         model.iter().filter(|(key, _)| (from..below).contains(&key.as_slice())).map(pair);
-    prop_assert!(tree.range(from, below).eq(expected));
+    prop_assert!(read(tree.range(from, below)).eq(expected));
     let expected = model.iter().filter(|(key, _)| key.starts_with(&from[..1])).map(pair);
-    prop_assert!(tree.prefix(&from[..1]).eq(expected));
+    prop_assert!(read(tree.prefix(&from[..1])).eq(expected));
     let expected = model.iter().find(|(key, _)| key.as_slice() >= from).map(pair);
-    prop_assert_eq!(tree.first_at_or_after(from), expected);
+    let first = tree.first_at_or_after(from).map(|(key, entry)| (key, entry.read().to_vec()));
+    prop_assert_eq!(first, expected);
     Ok(())
 }
 
-fn pair<'a>((key, value): (&'a Vec<u8>, &'a Vec<u8>)) -> (&'a [u8], &'a [u8]) {
-    (key, value)
+fn pair<'a>((key, value): (&'a Vec<u8>, &'a Vec<u8>)) -> (&'a [u8], Vec<u8>) {
+    (key, value.clone())
 }
 
 /// A tree of three levels with long values among its leaves.
@@ -294,6 +345,29 @@ fn a_change_seals_one_path() {
 }
 
 #[test]
+fn a_value_that_the_source_lost_is_told_of_and_can_be_brought_back() {
+    let mut world = World::away();
+    world.tree.insert(b"long", vec![2; 32 << 10]);
+    world.tree.insert(b"short", vec![3; 32]);
+    world.model.insert(b"long".to_vec(), vec![2; 32 << 10]);
+    world.model.insert(b"short".to_vec(), vec![3; 32]);
+    world.seal();
+    let (tree, source) = (&mut world.tree, world.source.as_ref().expect("values are away"));
+    let digest = tree.entry(b"long").and_then(|entry| entry.away()).expect("it is a block");
+    let bytes = source.lose(&digest);
+    assert_eq!(tree.entry(b"long").map(|entry| entry.len()), Some(32 << 10));
+    assert_eq!((tree.get(b"short").as_deref(), tree.missed()), (Some(&[3; 32][..]), None));
+    assert_eq!((tree.get(b"long").as_deref(), tree.missed()), (Some(&[][..]), Some(digest)));
+    assert_eq!(tree.missed(), None, "it tells once");
+    let before = tree.clone();
+    tree.update(b"long", |value| value.push(1));
+    assert_eq!(tree.missed(), Some(digest));
+    *tree = before;
+    source.keep(&Block { digest, bytes });
+    assert_equal(tree, &world.model);
+}
+
+#[test]
 fn an_open_value_is_changed_in_place() {
     let (mut tree, _) = sample();
     tree.update(b"long", |value| value[0] = 1);
@@ -337,13 +411,13 @@ fn values_of_every_length_around_the_limits() {
     let mut tree = Tree::new();
     for len in [0, 1, MAX_INLINE - 1, MAX_INLINE, MAX_INLINE + 1, MAX_VALUE] {
         tree.upsert(b"key", |value| value.resize(len, 3));
-        assert_eq!(tree.get(b"key"), Some(vec![3; len].as_slice()));
+        assert_eq!(tree.get(b"key").as_deref(), Some(vec![3; len].as_slice()));
         let mut store = Store::default();
         let root = tree.seal().root;
         tree.snapshot().blocks().for_each(|block| {
             store.0.insert(block.digest, (1, block.bytes));
         });
-        assert_eq!(store.open(root).unwrap().get(b"key").map(<[u8]>::len), Some(len));
+        assert_eq!(store.open(root).unwrap().entry(b"key").map(|entry| entry.len()), Some(len));
     }
 }
 
@@ -383,7 +457,7 @@ fn children_lead_to_every_block() {
     let mut pending = vec![tree.snapshot().root()];
     while let Some(digest) = pending.pop() {
         if let Some((_, bytes)) = store.0.remove(&digest) {
-            pending.extend(block_children(&digest, &bytes).unwrap());
+            pending.extend(block_children(&digest, &bytes).unwrap().into_digests());
         }
     }
     assert!(store.0.is_empty());
@@ -394,7 +468,7 @@ fn a_value_is_never_a_page() {
     let (tree, store) = sample();
     let root = tree.snapshot().root();
     let page = store.0[&root].1.clone();
-    assert!(block_children(&value_digest(&page), &page).unwrap().is_empty());
+    assert_eq!(block_children(&value_digest(&page), &page), Ok(Children::Values(vec![])));
     assert!(is_block(&root, &page) && is_block(&value_digest(&page), &page));
     assert!(!is_block(&root, &page[1..]));
     assert!(Tree::open(value_digest(&page), &mut |_| Some(page.clone())).is_err());
@@ -477,7 +551,7 @@ fn a_short_page_below_the_root_is_refused() {
 
 #[test]
 fn trees_and_snapshots_cross_threads() {
-    fn is_shared<T: Send + Sync + 'static>() {}
-    is_shared::<Tree>();
-    is_shared::<Snapshot>();
+    fn is_sent<T: Send + 'static>() {}
+    is_sent::<Tree>();
+    is_sent::<Snapshot>();
 }
