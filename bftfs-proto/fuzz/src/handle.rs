@@ -14,6 +14,7 @@ use bftfs_proto::message::{Message, NewView, Status, ViewChange, Vote};
 use bftfs_proto::replica::Setup;
 use bftfs_proto::service::Service;
 use bftfs_proto::types::{ClientId, Principal, ReplicaId, Seq, View};
+use bftfs_state_memory::Memory;
 
 use crate::cast::{K, claim, client, client_signer, cluster, deliver, id, replica, replica_signer};
 use crate::pick::Pick;
@@ -60,6 +61,7 @@ fn play<S: Service + Clone>(
         cluster: cluster(n).clone(),
         me: ReplicaId(me),
         signer: replica_signer(me).clone(),
+        source: Memory::new(),
     };
     let node = Node::new(setup, service);
     let liar = (me + 1 + u32::from(pick.byte()) % (n - 1).max(1)) % n;
@@ -78,7 +80,7 @@ fn play<S: Service + Clone>(
 
 impl<S: Service + Clone> Stage<'_, S> {
     fn step(&mut self, pick: &mut Pick<'_>) {
-        match pick.byte() % 40 {
+        match pick.byte() % 41 {
             0..=11 => self.anybody(pick),
             12..=17 => self.order(pick),
             18..=19 => self.claim(pick),
@@ -97,6 +99,7 @@ impl<S: Service + Clone> Stage<'_, S> {
                 let id = u32::from(pick.byte() % 5);
                 self.node.input(Input::Client(ClientId(id), client_signer(id).public()));
             }
+            38 => self.node.damage(pick),
             _ => self.ask(pick),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bftfs_state::{Digest, MAX_KEY, Tree, block_children, is_block};
+use bftfs_state::{Children, Digest, MAX_KEY, Tree, block_children, is_block};
 use bytes::Bytes;
 
 use crate::pick::Pick;
@@ -51,6 +51,7 @@ fn one_block(bytes: &[u8]) {
     assert!(is_block(&page, bytes) && is_block(&value, bytes));
     assert_eq!(block_children(&value, bytes), Ok(Children::Values(vec![])), "a value refers to nothing");
     if let Ok(children) = block_children(&page, bytes) {
+        let children = children.into_digests();
         assert!(children.len() * 44 <= bytes.len(), "a reference takes so much");
     }
     let wrong = Digest::of(bytes);
@@ -128,11 +129,11 @@ fn open(root: Digest, blocks: &Blocks) {
         return;
     };
     assert_eq!(tree.digest_from_scratch(), root);
-    let pairs: Vec<_> = tree.prefix(&[]).map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
+    let pairs: Vec<_> = tree.prefix(&[]).map(|(k, v)| (k.to_vec(), v.read().to_vec())).collect();
     assert_eq!(tree.len(), pairs.len() as u64);
     assert!(pairs.is_sorted_by(|(one, _), (next, _)| one < next), "keys ascend");
     for (key, value) in &pairs {
-        assert_eq!(tree.get(key), Some(&value[..]));
+        assert_eq!(tree.get(key).as_deref(), Some(&value[..]));
     }
     tree.insert(b"0", vec![1; 600]);
     for (key, _) in &pairs {
@@ -174,7 +175,8 @@ fn work(pick: &mut Pick<'_>) {
     tree.seal();
     kept.push((tree.snapshot(), model));
     for (snapshot, model) in kept {
-        let pairs = snapshot.tree().prefix(&[]).map(|(key, value)| (key.to_vec(), value.to_vec()));
+        let pairs = snapshot.tree().prefix(&[]);
+        let pairs = pairs.map(|(key, value)| (key.to_vec(), value.read().to_vec()));
         assert!(pairs.eq(model), "a snapshot is what the tree was");
         assert_eq!(snapshot.root(), snapshot.tree().digest_from_scratch());
     }

@@ -114,6 +114,12 @@ impl Disk {
         Self { blocks, ..Self::default() }
     }
 
+    /// Whether a block is no longer intact.
+    #[must_use]
+    pub fn is_rotten(&self, digest: &Digest) -> bool {
+        self.blocks.is_damaged(digest)
+    }
+
     /// Blocks that were damaged and came back.
     #[must_use]
     pub fn mended(&self) -> u64 {

@@ -302,6 +302,10 @@ impl<W: Workload> World<W> {
         while !self.converged(goal) {
             self.step_before(bound)?;
         }
+        self.scrub()?;
+        while !self.correct().all(|id| self.node(id).rotten().is_empty()) {
+            self.step_before(bound)?;
+        }
         self.judge_states()?;
         let mut replicas = self.correct().filter_map(|id| self.node(id).replica());
         let Some(witness) = replicas.find(|replica| replica.executed() >= goal) else {

@@ -57,7 +57,7 @@ fn every_fault_is_found_by_its_invariant() {
             rogues: *rogues,
             backups_only: *invariant == "I14" && role.is_some(),
             // One needs a disk that loses blocks; to all others it would only be noise.
-            faulty: Some(u32::from(*fault == Fault::GuessLost)),
+            faulty: Some(usize::from(*fault == Fault::GuessLost)),
             ..Choices::default()
         };
         let fails = |seed| World::new(seed, &choices, ListsLoad::default()).run().violation;

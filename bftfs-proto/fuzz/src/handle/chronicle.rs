@@ -10,6 +10,7 @@ use bftfs_proto::replica::{Replica, Setup};
 use bftfs_proto::service::{Context, Service};
 use bftfs_proto::types::{ReplicaId, Seq, SessionId, SlotIndex, Wall};
 use bftfs_proto::{Digest, Tree};
+use bftfs_state_memory::Memory;
 use bytes::Bytes;
 
 use crate::cast::{EPOCH, at, cluster, id, replica_signer, signed};
@@ -39,7 +40,7 @@ impl Service for Appends {
 }
 
 fn text(state: &Tree) -> Bytes {
-    Bytes::copy_from_slice(state.get(b"text").unwrap_or_default())
+    state.get(b"text").map(|text| Bytes::copy_from_slice(&text)).unwrap_or_default()
 }
 
 /// The file service of the history.
@@ -99,6 +100,7 @@ impl Chronicle {
             cluster: cluster(1).clone(),
             me: ReplicaId(0),
             signer: replica_signer(0).clone(),
+            source: Memory::new(),
         };
         let mut replica = Replica::recover(setup, service, at(0), None, records).expect("as written");
         assert_eq!(replica.executed(), Seq(SEQS));

@@ -1,6 +1,7 @@
 //! A real replica with its outbox and its disk, and what it must never do.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bftfs_proto::codec;
 use bftfs_proto::config::{ACCEPTED_PER_SEQ_MAX, MESSAGE_BYTES_MAX};
@@ -9,10 +10,13 @@ use bftfs_proto::message::{Batch, Fetch, Message, NewView, StateRoot, ViewChange
 use bftfs_proto::replica::{Loaded, Replica, Setup, choose};
 use bftfs_proto::service::Service;
 use bftfs_proto::types::{Mono, Now, Principal, Seq, View, Wall};
-use bftfs_proto::{Digest, Tree};
-use bytes::Bytes;
+use bftfs_proto::Digest;
+use bftfs_state::{Part, Source};
+use bftfs_state_memory::Memory;
+
 
 use crate::cast::{EPOCH, id};
+use crate::pick::Pick;
 
 /// Outputs that one input may have: a window of votes sent again, or one FETCH answered.
 const OUTPUTS_MAX: usize = 512;
@@ -30,8 +34,12 @@ enum Phase {
 #[derive(Debug, Default)]
 struct Disk {
     records: Vec<Record>,
-    /// The last two checkpoints, as the store keeps them.
-    checkpoints: Vec<(StateRoot, BTreeMap<Digest, Bytes>)>,
+    /// The last checkpoint.
+    checkpoint: Option<StateRoot>,
+    /// Every block.
+    blocks: Arc<Memory>,
+    /// The blocks of the last checkpoint.
+    digests: Vec<Digest>,
     /// Every vote that ever was durable.
     votes: BTreeSet<(Phase, View, Seq, Digest)>,
     /// The latest view that it was ever durable to be in.
@@ -84,6 +92,8 @@ pub(super) struct Node<S> {
 
 impl<S: Service + Clone> Node<S> {
     pub(super) fn new(setup: Setup, service: S) -> Self {
+        let disk = Disk::default();
+        let setup = Setup { source: disk.blocks.clone(), ..setup };
         let now = Now { mono: Mono(0), wall: Wall(EPOCH) };
         let replica = Replica::recover(setup.clone(), service.clone(), now, None, Vec::new())
             .expect("nothing contradicts nothing");
@@ -92,7 +102,7 @@ impl<S: Service + Clone> Node<S> {
             service,
             replica,
             outbox: Outbox::default(),
-            disk: Disk::default(),
+            disk,
             storing: Vec::new(),
             said: Said::default(),
             mono: 0,
@@ -226,6 +236,16 @@ impl<S: Service + Clone> Node<S> {
         records.truncate(torn);
         self.disk.append(&records);
         self.recover();
+    }
+
+    /// A block of the last checkpoint is damaged; somebody may notice.
+    pub(super) fn damage(&mut self, pick: &mut Pick<'_>) {
+        if let Some(digest) = pick.one(&self.disk.digests).copied() {
+            self.disk.blocks.damage(digest);
+            if pick.flip() {
+                self.input(Input::Damaged(digest));
+            }
+        }
     }
 
     fn recover(&mut self) {
@@ -376,21 +396,25 @@ impl Disk {
     }
 
     fn store(&mut self, snapshots: &Snapshots) {
-        let blocks = snapshots.trees.iter().flat_map(bftfs_state::Snapshot::blocks);
-        let blocks = blocks.map(|block| (block.digest, block.bytes)).collect();
-        self.checkpoints.push((snapshots.root, blocks));
-        if self.checkpoints.len() > 2 {
-            self.checkpoints.remove(0);
+        self.digests.clear();
+        for part in snapshots.trees.iter().flat_map(bftfs_state::Snapshot::parts) {
+            match part {
+                Part::Page(block) | Part::Value(block) => {
+                    self.digests.push(block.digest);
+                    self.blocks.keep(&block);
+                }
+                Part::Away(digest, _) => {
+                    assert!(self.blocks.holds(&digest), "what leaves the tree is kept");
+                    self.digests.push(digest);
+                }
+            }
         }
+        self.checkpoint = Some(snapshots.root);
     }
 
     fn load(&self) -> (Option<Loaded>, Vec<Record>) {
-        let loaded = self.checkpoints.last().map(|(root, blocks)| {
-            let mut fetch = |digest: &Digest| blocks.get(digest).cloned();
-            let sessions = Tree::open(root.sessions, &mut fetch).expect("it was stored whole");
-            let service = Tree::open(root.service, &mut fetch).expect("it was stored whole");
-            Loaded { root: *root, sessions, service }
-        });
+        let source: Arc<dyn Source> = self.blocks.clone();
+        let loaded = self.checkpoint.and_then(|root| Loaded::open(root, &source).ok());
         (loaded, self.records.clone())
     }
 }

@@ -266,6 +266,13 @@ impl<S: Service + Clone> Node<S> {
         self.replica.as_mut()
     }
 
+    /// Values of its state that are damaged.
+    pub(super) fn rotten(&self) -> Vec<Digest> {
+        let values = self.replica().into_iter().flat_map(|replica| replica.tree().prefix(&[]));
+        let away = values.filter_map(|(_, value)| value.away());
+        away.filter(|digest| self.disk.is_rotten(digest)).collect()
+    }
+
     pub(super) fn disk(&self) -> &Disk {
         &self.disk
     }

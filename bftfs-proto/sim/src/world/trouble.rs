@@ -59,6 +59,16 @@ impl<W: Workload> World<W> {
         }
     }
 
+    /// Everybody looks through its store: what is damaged there is to be brought back.
+    pub(super) fn scrub(&mut self) -> Result<(), Violation> {
+        for id in self.correct().collect::<Vec<_>>() {
+            for block in self.node(id).rotten() {
+                self.input(id, Input::Damaged(block))?;
+            }
+        }
+        Ok(())
+    }
+
     /// A replica that found its disk damaged stays down, or is brought back by its operator as one
     /// that knows nothing (protocol.md, R6.5).
     pub(super) fn on_damaged(&mut self, id: ReplicaId) {

@@ -35,6 +35,12 @@ impl Memory {
         self.blocks().damaged.insert(digest);
     }
 
+    /// Whether a block is damaged.
+    #[must_use]
+    pub fn is_damaged(&self, digest: &Digest) -> bool {
+        self.blocks().damaged.contains(digest)
+    }
+
     /// How often a damaged block was made good.
     #[must_use]
     pub fn mended(&self) -> u64 {
