@@ -86,6 +86,9 @@ pub struct Replica<S> {
     executed_lsn: Lsn,
     /// The primary's next sequence number.
     next_seq: Seq,
+    /// What the journal said was stable at the start. It has no votes up to there any more, so this
+    /// replica must not vote there, even if its state is lost and it begins from an older one.
+    settled: Seq,
     /// No fast read is answered before this is executed (`docs/protocol.md`, restart barrier).
     barrier: Seq,
     started: Mono,

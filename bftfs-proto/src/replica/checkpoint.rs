@@ -52,7 +52,9 @@ impl Checkpoints {
     pub(super) fn install(&mut self, root: StateRoot, certificate: Vec<Checkpoint>) {
         self.own.insert(root.seq, root);
         self.stable = certificate;
-        self.ahead.clear();
+        if self.ahead.first().is_some_and(|claim| claim.seq <= root.seq) {
+            self.ahead.clear();
+        }
         self.unstored.clear();
         self.forget_up_to(root.seq);
     }

@@ -65,7 +65,7 @@ impl<S: Service> Replica<S> {
     /// Accepts the proposal of `seq` once all of its bodies are here. Whoever does not know what it
     /// promised keeps the proposal for when it is decided.
     pub(super) fn try_accept(&mut self, seq: Seq) {
-        if !self.may_vote() {
+        if !self.may_vote() || seq <= self.settled {
             return;
         }
         let Some(proposal) = self.log.get(seq).and_then(|slot| slot.proposal.as_ref()) else {
@@ -90,6 +90,7 @@ impl<S: Service> Replica<S> {
 
     /// Stands by a batch, for ever: the record keeps the vote and the bodies across a crash.
     pub(super) fn accept(&mut self, seq: Seq, batch: Batch) {
+        assert!(seq > self.settled, "votes up to there are forgotten");
         let (view, me) = (self.view, self.me);
         let digest = batch.digest(&self.cluster.id);
         let vote = Vote { view, seq, digest };

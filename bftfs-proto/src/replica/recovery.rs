@@ -125,7 +125,7 @@ impl<S: Service> Replica<S> {
         let stable_seq = stable.as_ref().map_or(Seq(0), |(_, root)| root.seq);
         let low = stable_seq.min(state.executed());
         let mut replica = Self::fresh(setup, now, state, low);
-        replica.barrier = stable_seq;
+        (replica.settled, replica.barrier) = (stable_seq, stable_seq);
         replica.checkpoints = Checkpoints::starting_at(root);
         (replica, root, stable)
     }
@@ -168,6 +168,7 @@ impl<S: Service> Replica<S> {
             executed_lsn: Lsn(0),
             begun: state.executed(),
             next_seq: state.executed().next(),
+            settled: Seq(0),
             barrier: Seq(0),
             started: now.mono,
             last_status: now.mono,
@@ -274,7 +275,7 @@ impl<S: Service> Replica<S> {
     fn resume(&mut self, stable: Option<Proven>, own: Option<StateRoot>) {
         let last = self.log.iter().rfind(|(_, slot)| slot.accepted.is_some());
         let accepted = last.map_or(Seq(0), |(seq, _)| seq);
-        self.next_seq = self.next_seq.max(accepted.next());
+        self.next_seq = self.next_seq.max(accepted.next()).max(self.settled.next());
         if let Some(root) = own.filter(|root| root.seq > self.log.low()) {
             self.claim_checkpoint(&root);
         }

@@ -281,7 +281,8 @@ impl<S: Service> Replica<S> {
         self.views.turn(self.now.mono);
         self.views.changes.retain(|_, change| change.view > view);
         self.forget_proposals();
-        self.next_seq = self.first_free(&new_view).max(self.state.executed().next());
+        let free = self.first_free(&new_view).max(self.settled.next());
+        self.next_seq = free.max(self.state.executed().next());
         let certificate = certificate_of(&new_view.changes, stable);
         self.views.new_view = Some(new_view.clone());
         self.on_stable(certificate);

@@ -2,7 +2,7 @@
 
 use bftfs_proto::Digest;
 use bftfs_proto::engine::Record;
-use bftfs_proto::message::{Batch, Data, Message, StateRoot, Status, Tag, Vote};
+use bftfs_proto::message::{Batch, Data, Decided, Message, StateRoot, Status, Tag, Vote};
 use bftfs_proto::replica::{Replica, Setup};
 use bftfs_proto::types::{ReplicaId, Seq, SessionId, SlotIndex, View, Wall};
 
@@ -128,6 +128,24 @@ fn a_lost_superblock_leaves_votes_below_the_stable_checkpoint_without_their_batc
 }
 
 #[test]
+fn whoever_lost_its_state_does_not_vote_where_its_votes_are_forgotten() {
+    let state = Digest([7; 32]);
+    let certificate = [0, 2, 3].map(|by| claim(by, 2 * K, state)).to_vec();
+    let (seq, time, sessions, service) = (Seq(2 * K), Wall(0), Digest::ZERO, Digest::ZERO);
+    let root = StateRoot { seq, time, sessions, service };
+    let journal = vec![Record::Stable(certificate.clone(), root)];
+    let (mut backup, _) = Node::with_journal(1, 4, journal.clone());
+    for seq in [1, K, 2 * K] {
+        let outputs = backup.hear(replica(0), &pre_prepare(seq, &batch(&[])));
+        assert_eq!(outputs, [], "it may have voted otherwise for {seq}");
+    }
+    let (mut primary, _) = Node::with_journal(0, 4, journal);
+    let outputs = primary.ask(&open(1, 9));
+    let proposed = |out: &Out| matches!(out, Out::Send(_, Message::PrePrepare(_), _));
+    assert!(!outputs.iter().any(proposed), "nor proposes there");
+}
+
+#[test]
 fn a_journal_that_contradicts_itself_makes_no_replica() {
     let (one, other) = (batch(&[]), Batch { time: Wall(EPOCH + 7), ..batch(&[]) });
     let vote = |view, batch: &Batch| {
@@ -200,12 +218,14 @@ fn what_the_journal_holds_above_the_window_is_executed_again() {
     // The others have gone on, but enough of them still know the batches.
     let proof = certificate(L + K, later.digest(&id()));
     node.hear(replica(2), &Message::Data(Data::Stable(proof, later)));
-    node.run_to(L - 1);
-    let (request, batch) = (append(L - 1, b"x"), batch(&[&append(L - 1, b"x")]));
-    node.ask(&request);
-    node.hear(replica(0), &pre_prepare(L, &batch));
-    node.hear(replica(2), &prepare(L, &batch));
-    node.hear(replica(0), &commit(L, &batch));
-    node.hear(replica(2), &commit(L, &batch));
+    for seq in 1..=L {
+        let request = if seq == 1 { open(1, 9) } else { append(seq - 1, b"x") };
+        let batch = batch(&[&request]);
+        node.ask(&request);
+        let decided = Decided { batches: vec![(Seq(seq), batch.digest(&id()))] };
+        node.hear(replica(2), &Message::Decided(decided.clone()));
+        node.hear(replica(3), &Message::Decided(decided));
+        node.hear(replica(2), &Message::Data(Data::Batch(batch)));
+    }
     assert_eq!(node.replica.executed(), Seq(L + 1));
 }
