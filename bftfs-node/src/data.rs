@@ -17,13 +17,14 @@ use std::sync::Arc;
 use bftfs_state::Digest;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use tracing::info;
 
 pub(crate) use self::blob::Blob;
 use crate::journal::{self, Entry, Journal};
 use crate::store::{self, LoadedCheckpoint, Store};
 
-/// The version of everything in the data directory.
-pub const FORMAT: u32 = 1;
+/// The version of the data directory. One of format 1 is upgraded when it is opened.
+pub const FORMAT: u32 = 2;
 
 /// Whose data directory it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,14 +62,29 @@ pub struct Options {
     pub journal_bytes: u64,
     /// Bytes of blocks that no longer count that the store may have beside as many as count.
     pub dead_bytes: u64,
+    /// Size of a pack of the store, in bytes, at which the next one is begun.
+    pub pack_bytes: u64,
+    /// Bytes of blocks that a checkpoint moves out of packs that are mostly dead, beside twice as
+    /// many as it adds and lets go.
+    pub clean_bytes: u64,
+    /// Bytes of blocks that were read or written last and are kept in memory.
+    pub cache_bytes: u64,
 }
 
 impl Options {
-    /// Segments of 32 MiB, a journal of at most 2 GiB, and 64 MiB of dead blocks.
+    /// Segments of 32 MiB, a journal of at most 2 GiB, 64 MiB of dead blocks, packs of 64 MiB,
+    /// 16 MiB moved at a time, and a cache of 128 MiB.
     #[must_use]
     pub fn new(durability: Durability) -> Self {
-        let (segment_bytes, journal_bytes, dead_bytes) = (32 << 20, 2 << 30, 64 << 20);
-        Self { durability, segment_bytes, journal_bytes, dead_bytes }
+        Self {
+            durability,
+            segment_bytes: 32 << 20,
+            journal_bytes: 2 << 30,
+            dead_bytes: 64 << 20,
+            pack_bytes: 64 << 20,
+            clean_bytes: 16 << 20,
+            cache_bytes: 128 << 20,
+        }
     }
 }
 
@@ -124,7 +140,7 @@ pub enum Error {
     Taken(PathBuf),
     /// Written by another version of this program.
     #[error(
-        "{} has format {found}, this program knows format {FORMAT}; use the program that wrote it",
+        "{} has format {found}, this program knows format {known}; use the program that wrote it",
         path.display()
     )]
     Format {
@@ -132,6 +148,8 @@ pub enum Error {
         path: PathBuf,
         /// Its format.
         found: u32,
+        /// The newest that is known here.
+        known: u32,
     },
     /// Written by another replica.
     #[error(
@@ -183,7 +201,7 @@ pub(crate) struct Seal {
 
 impl Seal {
     /// For the identity itself, which says who reads the rest.
-    const OPEN: Self = Self { key: [0; 32], tag: [0; 16] };
+    pub(crate) const OPEN: Self = Self { key: [0; 32], tag: [0; 16] };
 
     fn new(secret: &[u8; 32]) -> Self {
         let mut tag = [0; 16];
@@ -206,6 +224,27 @@ struct IdentityFile {
 }
 
 const IDENTITY_MAGIC: [u8; 8] = *b"bftfs-ID";
+/// Bytes of an identity, at most.
+const IDENTITY_MAX: usize = 1 << 10;
+
+impl IdentityFile {
+    /// Replaces `identity` in the data directory `path`, as a whole.
+    fn write(&self, path: &Path) -> Result<(), Error> {
+        let bytes = postcard::to_allocvec(self).expect("an identity can be encoded");
+        let (new, file) = (path.join("identity.new"), path.join("identity"));
+        // What a crash left there may be longer.
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::io("remove", &new)(error));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        Blob::write(&new, &IDENTITY_MAGIC, &Seal::OPEN, &bytes, IDENTITY_MAX, Durability::Sync)
+            .map_err(Error::io("write", &new))?;
+        fs::rename(&new, &file).map_err(Error::io("write", &file))?;
+        sync_directory(path)
+    }
+}
 
 /// Makes the data directory of a replica at `path`, with these records in its journal.
 ///
@@ -239,7 +278,7 @@ pub fn open(path: &Path, identity: &Identity, options: &Options) -> Result<Opene
     if !exists(&file)? {
         return Err(Error::Missing { path: path.to_owned(), expected: *identity });
     }
-    let blob = Blob::read(&file, &IDENTITY_MAGIC, &Seal::OPEN)?;
+    let (blob, format) = Blob::read(&file, &IDENTITY_MAGIC, &Seal::OPEN, IDENTITY_MAX)?;
     let kept: IdentityFile = postcard::from_bytes(&blob)
         .map_err(|_| Error::damaged(&file, "its contents cannot be read"))?;
     if kept.identity != *identity {
@@ -247,6 +286,12 @@ pub fn open(path: &Path, identity: &Identity, options: &Options) -> Result<Opene
         return Err(Error::Foreign { path: path.to_owned(), found, expected });
     }
     let seal = Seal::new(&kept.secret);
+    if format < FORMAT {
+        // The identity is last: until it is rewritten, all of this is done again.
+        store::upgrade(&path.join("store"), &seal)?;
+        kept.write(path)?;
+        info!("{} was upgraded from format {format} to {FORMAT}", path.display());
+    }
     let (store, checkpoint) = Store::open(&path.join("store"), seal, *options, lock.clone())?;
     let (journal, records) = Journal::open(&path.join("journal"), seal, *options, lock)?;
     Ok(Opened { journal, records, store, checkpoint })
@@ -263,6 +308,15 @@ pub(crate) fn open_or_format(
         Ok(()) | Err(Error::Taken(_)) => open(path, identity, options),
         Err(error) => Err(error),
     }
+}
+
+/// The payload of the identity in `path`, and the seal that it makes: for tests.
+#[cfg(test)]
+pub(crate) fn open_identity_for_tests(path: &Path) -> (Vec<u8>, Seal) {
+    let file = path.join("identity");
+    let (payload, _) = Blob::read(&file, &IDENTITY_MAGIC, &Seal::OPEN, IDENTITY_MAX).unwrap();
+    let kept: IdentityFile = postcard::from_bytes(&payload).unwrap();
+    (payload, Seal::new(&kept.secret))
 }
 
 fn lock(path: &Path) -> Result<Lock, Error> {
@@ -296,13 +350,7 @@ fn create(
         journal.append(records).map_err(Error::io("write the journal in", path))?;
     }
 
-    let kept = IdentityFile { identity: *identity, secret };
-    let bytes = postcard::to_allocvec(&kept).expect("an identity can be encoded");
-    let (new, file) = (path.join("identity.new"), path.join("identity"));
-    Blob::write(&new, &IDENTITY_MAGIC, &Seal::OPEN, &bytes, Durability::Sync)
-        .map_err(Error::io("write", &new))?;
-    fs::rename(&new, &file).map_err(Error::io("write", &file))?;
-    sync_directory(path)
+    IdentityFile { identity: *identity, secret }.write(path)
 }
 
 /// Makes the names in a directory durable.

@@ -10,10 +10,11 @@ use bftfs_proto::message::StateRoot;
 use bftfs_proto::replica::{Loaded, Recovery, Replica, Setup};
 use bftfs_proto::types::ReplicaId;
 use bftfs_proto::{Digest, Tree, codec};
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::data::{self, Opened, Options};
 use crate::journal::Journal;
-use crate::store::{LoadedCheckpoint, Store};
+use crate::store::{Blocks, LoadedCheckpoint, Store};
 use crate::writer::entry;
 
 /// Where everything is.
@@ -48,6 +49,10 @@ pub struct Node {
     pub journal: Journal,
     /// Where its checkpoints go.
     pub store: Store,
+    /// The blocks of the store: where long values are read and kept, and damaged ones mended.
+    pub blocks: Blocks,
+    /// The digests of blocks that turned out to be damaged or lost.
+    pub damaged: UnboundedReceiver<Digest>,
     /// How it lies.
     #[cfg(feature = "byzantine")]
     pub lies: crate::byzantine::Options,
@@ -62,8 +67,9 @@ impl Node {
     pub fn open(paths: &Paths, me: ReplicaId) -> anyhow::Result<Self> {
         let Who { file, identity, owner, options } = Who::load(paths, me)?;
         let durability = options.durability;
-        let Opened { journal, records, store, checkpoint } =
+        let Opened { journal, records, mut store, checkpoint } =
             data::open(&paths.data, &owner, &options)?;
+        let damaged = store.take_damaged().expect("nobody took it before");
         let loaded = checkpoint.map(|checkpoint| load(&store, &checkpoint)).transpose();
         let loaded = loaded.with_context(|| unusable("the checkpoint", &paths.data))?;
         let records = records.iter().map(|bytes| codec::decode(bytes)).collect::<Result<_, _>>();
@@ -88,6 +94,8 @@ impl Node {
             replica,
             durability,
             journal,
+            blocks: store.blocks(),
+            damaged,
             store,
             #[cfg(feature = "byzantine")]
             lies: crate::byzantine::Options::default(),

@@ -1,29 +1,43 @@
 //! The store: the blocks of the newest checkpoints, by their digests.
 //!
-//! A pack is a log of blocks that were added, referred to again, or freed. A checkpoint appends to
-//! the pack, then one of two superblocks is overwritten, in turn, with how far the pack counts.
-//! When most of a pack is dead, the next checkpoint is written whole to a new one; the old one is
-//! kept as long as a superblock speaks of it.
+//! Blocks are appended to packs, files of about 64 MiB. A checkpoint appends what is not there yet,
+//! then one of two superblocks is overwritten, in turn, with how far the packs count. How often a
+//! block is referred to is counted in memory, and at the start from the pages of the trees. A pack
+//! of which little is needed is emptied by moving that to the end, and removed when no superblock
+//! speaks of it.
 
+mod append;
+mod blocks;
+mod clean;
+mod disk;
+mod index;
+mod open;
 mod pack;
+mod source;
+mod superblock;
 #[cfg(test)]
 mod tests;
+mod walk;
 
-use std::fs;
+use std::collections::HashMap;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use bftfs_state::{Block, Digest, Snapshot};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tracing::{info, warn};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tracing::warn;
 
-use self::pack::Pack;
-use crate::data::{Blob, Durability, Error, Lock, Options, Seal, sync_directory};
-
-const MAGIC: [u8; 8] = *b"bftfs-SB";
-const SLOTS: [&str; 2] = ["superblock.0", "superblock.1"];
+use self::blocks::Shared;
+pub use self::blocks::{Blocks, Reader};
+use self::disk::Disk;
+pub use self::source::Source;
+use self::superblock::Superblock;
+use self::walk::walk;
+use crate::data::{Durability, Error, Lock, Seal};
 
 /// A checkpoint to write.
 #[derive(Debug)]
@@ -36,9 +50,10 @@ pub struct Checkpoint<'a> {
     pub added: &'a [Block],
     /// The blocks that it no longer has, as often as they were added.
     pub freed: &'a [Digest],
-    /// All of its trees.
+    /// All of its trees. Their roots count; the rest is looked at for `rewrite` only.
     pub trees: &'a [Snapshot],
-    /// It does not lead on from the checkpoint written before: write it whole.
+    /// It does not lead on from the checkpoint written before: all of its blocks that are not there
+    /// are written, and what refers to them is counted anew.
     pub rewrite: bool,
 }
 
@@ -53,149 +68,140 @@ pub struct LoadedCheckpoint {
     pub roots: Vec<Digest>,
 }
 
-/// What a superblock says.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Superblock {
-    /// One more than the superblock before it.
-    generation: u64,
-    newest: Option<Stored>,
-}
-
-/// A checkpoint and where it is.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Stored {
-    checkpoint: LoadedCheckpoint,
-    pack: u64,
-    /// How far the pack counts, in bytes.
-    len: u64,
+/// What is not known of who needs which blocks, since pages are damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unsure {
+    Nothing,
+    /// What the checkpoint before the newest needs.
+    Before,
+    /// What the newest needs, too.
+    Newest,
 }
 
 /// The checkpoints of one replica on disk.
 #[derive(Debug)]
 pub struct Store {
-    dir: PathBuf,
-    seal: Seal,
-    options: Options,
-    generation: u64,
-    next_pack: u64,
-    /// The pack that only the older superblock speaks of, if it is not the current one.
-    outdated: Option<u64>,
-    reader: Reader,
+    shared: Arc<Shared>,
+    /// The thread that writes blocks that were kept.
+    writer: Option<JoinHandle<()>>,
+    newest: Option<LoadedCheckpoint>,
+    before: Option<LoadedCheckpoint>,
+    /// Blocks that only the checkpoint before the newest needs.
+    retiring: Vec<Digest>,
+    /// Bytes that are dead since the newest checkpoint was written.
+    released: u64,
+    /// Packs of which only the older superblock speaks.
+    doomed: Vec<u32>,
+    unsure: Unsure,
     failed: bool,
+    damaged: Option<UnboundedReceiver<Digest>>,
     _lock: Lock,
-}
-
-/// Reads blocks while a checkpoint is written.
-#[derive(Clone, Debug)]
-pub struct Reader(Arc<RwLock<Packs>>);
-
-#[derive(Debug, Default)]
-struct Packs {
-    current: Option<Pack>,
-    /// What was current before, until it is deleted.
-    previous: Option<Pack>,
 }
 
 /// Makes an empty store.
 pub(crate) fn create(dir: &Path, seal: &Seal) -> Result<(), Error> {
-    fs::create_dir_all(dir).map_err(Error::io("create the directory", dir))?;
-    if !Pack::list(dir)?.is_empty() {
+    std::fs::create_dir_all(dir).map_err(Error::io("create the directory", dir))?;
+    if !pack::files(dir)?.is_empty() {
         let reason = "it has checkpoints, but the file `identity` that belongs to it is missing";
         return Err(Error::damaged(dir, reason));
     }
-    for (slot, generation) in SLOTS.iter().zip(0..) {
-        let path = dir.join(slot);
-        let superblock = Superblock { generation, newest: None };
-        superblock.write(&path, seal, Durability::Sync).map_err(Error::io("write", &path))?;
-    }
-    sync_directory(dir)
+    let disk = Disk::new(dir, Durability::Sync);
+    let make = || {
+        for generation in [0, 1] {
+            let superblock = Superblock { generation, ..Superblock::default() };
+            superblock.create(&disk, seal)?;
+        }
+        disk.sync_names()
+    };
+    make().map_err(Error::io("write a superblock in", dir))
 }
 
-impl Superblock {
-    fn write(&self, path: &Path, seal: &Seal, durability: Durability) -> io::Result<()> {
-        let bytes = postcard::to_allocvec(self).map_err(io::Error::other)?;
-        Blob::write(path, &MAGIC, seal, &bytes, durability)
-    }
-
-    fn read(path: &Path, seal: &Seal) -> Result<Self, Error> {
-        let bytes = Blob::read(path, &MAGIC, seal)?;
-        postcard::from_bytes(&bytes)
-            .map_err(|_| Error::damaged(path, "its contents cannot be read"))
-    }
-
-    /// The newest one, and the one before it if that is intact as well.
-    fn newest(dir: &Path, seal: &Seal) -> Result<(Self, Option<Self>), Error> {
-        let [first, second] = SLOTS.map(|slot| Self::read(&dir.join(slot), seal));
-        let (newest, other) = match (first, second) {
-            (Ok(first), Ok(second)) if first.generation > second.generation => {
-                return Ok((first, Some(second)));
-            }
-            (Ok(first), Ok(second)) => return Ok((second, Some(first))),
-            (Ok(one), Err(error)) | (Err(error), Ok(one)) => (one, error),
-            (Err(error), Err(_)) => return Err(error),
-        };
-        // A crash while it was written, or damage; the other one is a checkpoint older at most.
-        warn!("going on from the other superblock, of generation {}: {other}", newest.generation);
-        Ok((newest, None))
-    }
+/// Brings a store of format 1 to the present one; nothing is lost when that is cut short.
+pub(crate) fn upgrade(dir: &Path, seal: &Seal) -> Result<(), Error> {
+    superblock::upgrade(&Disk::new(dir, Durability::Sync), dir, seal)
 }
 
 impl Store {
-    pub(crate) fn open(
-        dir: &Path,
-        seal: Seal,
-        options: Options,
-        lock: Lock,
-    ) -> Result<(Self, Option<LoadedCheckpoint>), Error> {
-        let (newest, before) = Superblock::newest(dir, &seal)?;
-        let mut packs = Packs::default();
-        if let Some(stored) = &newest.newest {
-            packs.current = Some(Pack::open(dir, stored.pack, stored.len)?);
-        }
-        let current = newest.newest.as_ref().map(|stored| stored.pack);
-        let outdated = before.and_then(|before| before.newest).map(|stored| stored.pack);
-        let outdated = outdated.filter(|pack| Some(*pack) != current);
-        let kept = [current, outdated];
-        let mut next_pack = 1;
-        for (id, path) in Pack::list(dir)? {
-            next_pack = next_pack.max(id + 1);
-            if !kept.contains(&Some(id)) {
-                fs::remove_file(&path).map_err(Error::io("remove", &path))?;
-            }
-        }
-        let store = Self {
-            dir: dir.to_owned(),
-            seal,
-            options,
-            generation: newest.generation,
-            next_pack,
-            outdated,
-            reader: Reader(Arc::new(RwLock::new(packs))),
-            failed: false,
-            _lock: lock,
-        };
-        Ok((store, newest.newest.map(|stored| stored.checkpoint)))
-    }
-
-    /// A handle for other threads.
+    /// A handle for other threads that read what is stored.
     #[must_use]
     pub fn reader(&self) -> Reader {
-        self.reader.clone()
+        Reader(self.shared.clone())
+    }
+
+    /// A handle for the trees that have their long values here, and for repairs.
+    #[must_use]
+    pub fn blocks(&self) -> Blocks {
+        Blocks(self.shared.clone())
+    }
+
+    /// The digests of blocks that turn out to be damaged or lost, each once until it is mended
+    /// ([`Blocks::mend`]). Can be taken once.
+    pub fn take_damaged(&mut self) -> Option<UnboundedReceiver<Digest>> {
+        self.damaged.take()
     }
 
     /// The block with this digest, verified; see [`Reader::get`].
     ///
     /// # Errors
-    /// When the disk fails or the block is damaged.
+    /// When the block is damaged or lost.
     pub fn get(&self, digest: &Digest) -> io::Result<Option<Bytes>> {
-        self.reader.get(digest)
+        self.shared.read(digest)
     }
 
     /// The bytes of all packs.
     #[must_use]
     pub fn size(&self) -> u64 {
-        let packs = self.reader.read();
-        packs.current.iter().chain(&packs.previous).map(Pack::len).sum()
+        self.shared.index().bytes().0
+    }
+
+    /// The bytes of the packs that something needs.
+    #[must_use]
+    pub fn live(&self) -> u64 {
+        self.shared.index().bytes().1
+    }
+
+    /// Counts anew what refers to each block, from the pages of both checkpoints; done at the
+    /// start, and of use again when pages that were damaged are mended. Returns whether all of the
+    /// newest checkpoint is there. While it is not, nothing is thrown away.
+    pub fn recount(&mut self) -> bool {
+        let shared = &self.shared;
+        shared.index().forget_references();
+        let roots = |checkpoint: &Option<LoadedCheckpoint>| {
+            checkpoint.as_ref().map_or_else(Vec::new, |found| found.roots.clone())
+        };
+        let unreadable = walk(shared, &roots(&self.newest), &mut |digest| {
+            shared.index().refer(*digest);
+            true
+        });
+        let mut retiring = Vec::new();
+        let unreadable_before = walk(shared, &roots(&self.before), &mut |digest| {
+            let mut index = shared.index();
+            let news = !index.is_referred_to(digest) && index.retire(*digest);
+            if news {
+                retiring.push(*digest);
+            }
+            news
+        });
+        self.retiring = retiring;
+        self.unsure = match (unreadable.is_empty(), unreadable_before.is_empty()) {
+            (true, true) => Unsure::Nothing,
+            (true, false) => Unsure::Before,
+            (false, _) => Unsure::Newest,
+        };
+        if self.unsure == Unsure::Nothing {
+            self.shared.index().sweep();
+        }
+        let lost = self.note_lost();
+        lost == 0 && unreadable.is_empty()
+    }
+
+    /// Has the blocks repaired that the newest checkpoint needs and that are nowhere.
+    fn note_lost(&self) -> usize {
+        let lost = self.shared.index().lost();
+        for digest in &lost {
+            self.shared.note_damage(*digest, &format!("block {digest} is lost"));
+        }
+        lost.len()
     }
 
     /// Writes a checkpoint; when this returns it is the one that [`crate::data::open`] finds, and
@@ -209,107 +215,174 @@ impl Store {
             return Err(io::Error::other("the store failed before and takes no more checkpoints"));
         }
         self.failed = true;
-        let wasteful = |pack: &Pack| pack.is_wasteful(self.options.dead_bytes);
-        let rewrite =
-            checkpoint.rewrite || self.reader.read().current.as_ref().is_none_or(wasteful);
-        let trees = checkpoint.trees;
-        let written = if rewrite { self.rewrite(trees) } else { self.extend(checkpoint) };
-        written?;
-        self.flip(checkpoint, rewrite)?;
+        if let Some(failure) = self.shared.index().failure.clone() {
+            return Err(io::Error::other(failure));
+        }
+        // What was mended is durable with this checkpoint.
+        while !self.shared.index().is_idle() {
+            self.shared.write_queued()?;
+        }
+        let retired =
+            if checkpoint.rewrite { self.rewrite(checkpoint)? } else { self.extend(checkpoint)? };
+        let roots: Vec<Digest> = checkpoint.trees.iter().map(Snapshot::root).collect();
+        if let Some(root) = roots.iter().find(|root| !self.shared.index().is_referred_to(root)) {
+            return Err(io::Error::other(format!("the checkpoint's root {root} was not added")));
+        }
+        let added = checkpoint.added.iter().map(|block| block.bytes.len() as u64).sum::<u64>();
+        let budget = self.shared.options.clean_bytes + 2 * (added + self.released);
+        let emptied = match self.unsure {
+            Unsure::Nothing => clean::clean(&self.shared, budget)?,
+            Unsure::Before | Unsure::Newest => Vec::new(),
+        };
+        let (seq, meta) = (checkpoint.seq, checkpoint.meta.to_vec());
+        self.flip(LoadedCheckpoint { seq, meta, roots })?;
+        for id in std::mem::replace(&mut self.doomed, emptied) {
+            self.remove_pack(id);
+        }
+        self.settle(retired, checkpoint.rewrite);
         self.failed = false;
         Ok(())
     }
 
-    /// Appends what changed to the current pack.
-    fn extend(&self, checkpoint: &Checkpoint<'_>) -> io::Result<()> {
-        let mut packs = self.reader.write();
-        let pack = packs.current.as_mut().expect("a first checkpoint is written whole");
+    /// Appends what was added and is not there; returns the blocks that nothing in this checkpoint
+    /// refers to any more.
+    fn extend(&self, checkpoint: &Checkpoint<'_>) -> io::Result<Vec<Digest>> {
+        let shared = &self.shared;
+        self.append_missing(checkpoint.added.iter())?;
         for block in checkpoint.added {
-            pack.add(block)?;
+            let mut index = shared.index();
+            index.refer(block.digest);
+            index.unpin(&block.digest);
         }
+        let mut retired = Vec::new();
         for digest in checkpoint.freed {
-            pack.free(digest)?;
-        }
-        pack.flush()?;
-        let file = pack.file();
-        drop(packs);
-        if self.options.durability == Durability::Sync { file.sync_data() } else { Ok(()) }
-    }
-
-    /// Writes all blocks to a new pack, which becomes the current one.
-    fn rewrite(&mut self, trees: &[Snapshot]) -> io::Result<()> {
-        let mut pack = Pack::create(&self.dir, self.next_pack)?;
-        self.next_pack += 1;
-        for block in trees.iter().flat_map(Snapshot::blocks) {
-            pack.add(&block)?;
-        }
-        pack.flush()?;
-        if self.options.durability == Durability::Sync {
-            pack.file().sync_all()?;
-            fs::File::open(&self.dir)?.sync_all()?;
-        }
-        info!("wrote a whole checkpoint of {} bytes", pack.len());
-        let mut packs = self.reader.write();
-        packs.previous = packs.current.replace(pack);
-        Ok(())
-    }
-
-    /// Makes the checkpoint the newest, by overwriting the older superblock; then deletes the pack
-    /// that only that one spoke of.
-    fn flip(&mut self, checkpoint: &Checkpoint<'_>, rewritten: bool) -> io::Result<()> {
-        let roots: Vec<Digest> = checkpoint.trees.iter().map(Snapshot::root).collect();
-        let packs = self.reader.read();
-        let pack = packs.current.as_ref().expect("it was just written to");
-        if let Some(root) = roots.iter().find(|root| !pack.contains(root)) {
-            return Err(io::Error::other(format!("the checkpoint's root {root} was not added")));
-        }
-        let (seq, meta) = (checkpoint.seq, checkpoint.meta.to_vec());
-        let checkpoint = LoadedCheckpoint { seq, meta, roots };
-        let newest = Some(Stored { checkpoint, pack: pack.id(), len: pack.len() });
-        let before = packs.previous.as_ref().map(Pack::id);
-        drop(packs);
-
-        self.generation += 1;
-        let slot = SLOTS[usize::from(self.generation % 2 == 1)];
-        let superblock = Superblock { generation: self.generation, newest };
-        superblock.write(&self.dir.join(slot), &self.seal, self.options.durability)?;
-
-        if let Some(outdated) = self.outdated.take() {
-            let path = Pack::path(&self.dir, outdated);
-            if let Err(error) = fs::remove_file(&path) {
-                warn!(%error, "{}, no longer needed, cannot be removed", path.display());
+            match shared.index().drop_reference(digest) {
+                Some(true) => retired.push(*digest),
+                Some(false) => {}
+                None if self.unsure == Unsure::Newest => {}
+                None => {
+                    let error = format!("block {digest} is freed more often than added");
+                    return Err(io::Error::other(error));
+                }
             }
         }
-        if rewritten {
-            self.outdated = before;
-        } else {
-            self.reader.write().previous = None;
+        Ok(retired)
+    }
+
+    /// Appends the blocks of the trees that are not there and counts all references anew; returns
+    /// the blocks that the checkpoint before had and this one has not.
+    fn rewrite(&mut self, checkpoint: &Checkpoint<'_>) -> io::Result<Vec<Digest>> {
+        let shared = self.shared.clone();
+        let roots: Vec<Digest> = checkpoint.trees.iter().map(Snapshot::root).collect();
+        // A page that was there may turn out to be damaged: then it is missing the second time.
+        for _ in 0..2 {
+            for tree in checkpoint.trees {
+                self.append_missing(tree.blocks())?;
+            }
+            let mut counts: HashMap<Digest, u32> = HashMap::new();
+            let unreadable = walk(&shared, &roots, &mut |digest| {
+                let count = counts.entry(*digest).or_insert(0);
+                *count = count.saturating_add(1);
+                true
+            });
+            if unreadable.is_empty() {
+                let mut index = shared.index();
+                counts.keys().for_each(|digest| index.unpin(digest));
+                let retired = index.recount(counts);
+                drop(index);
+                self.note_lost();
+                // Of the checkpoint before, no more is known than was.
+                self.unsure = match self.unsure {
+                    Unsure::Nothing => Unsure::Nothing,
+                    Unsure::Before | Unsure::Newest => Unsure::Before,
+                };
+                return Ok(retired);
+            }
         }
+        Err(io::Error::other("pages of the checkpoint cannot be read back from the disk"))
+    }
+
+    fn append_missing<B: std::borrow::Borrow<Block>>(
+        &self,
+        blocks: impl Iterator<Item = B>,
+    ) -> io::Result<()> {
+        let mut appender = self.shared.appender();
+        let mut seen = std::collections::HashSet::new();
+        for block in blocks {
+            let block = block.borrow();
+            if !self.shared.index().is_placed(&block.digest) && seen.insert(block.digest) {
+                appender.append(&self.shared, &block.digest, &block.bytes)?;
+            }
+        }
+        appender.flush(&self.shared)
+    }
+
+    /// Makes everything durable that was written, then the checkpoint the newest, by overwriting
+    /// the older superblock.
+    fn flip(&mut self, checkpoint: LoadedCheckpoint) -> io::Result<()> {
+        let shared = &self.shared;
+        let unsynced = shared.appender().take_unsynced(shared)?;
+        for file in &unsynced.files {
+            shared.disk.sync(file)?;
+        }
+        if unsynced.new_names {
+            shared.disk.sync_names()?;
+        }
+        let generation = shared.index().generation + 1;
+        let superblock = Superblock {
+            generation,
+            newest: Some(checkpoint),
+            before: self.newest.take(),
+            packs: unsynced.packs,
+        };
+        superblock.write(&shared.disk, &shared.seal)?;
+        shared.index().generation = generation;
+        (self.newest, self.before) = (superblock.newest, superblock.before);
         Ok(())
+    }
+
+    /// Lets go of what neither of the two checkpoints needs.
+    fn settle(&mut self, retired: Vec<Digest>, rewritten: bool) {
+        let mut index = self.shared.index();
+        if self.unsure == Unsure::Newest {
+            for digest in retired {
+                index.retire(digest);
+                self.retiring.push(digest);
+            }
+            return;
+        }
+        let old = std::mem::replace(&mut self.retiring, retired);
+        old.iter().for_each(|digest| index.unretire(digest));
+        for digest in &self.retiring {
+            index.retire(*digest);
+        }
+        self.released = old.iter().map(|digest| index.release(digest)).sum();
+        index.expire_pins();
+        if self.unsure == Unsure::Before && !rewritten {
+            self.unsure = Unsure::Nothing;
+            index.sweep();
+        }
+    }
+
+    /// Removes a pack of which no superblock speaks.
+    fn remove_pack(&self, id: u32) {
+        for name in [pack::name(id), pack::list_name(id)] {
+            match self.shared.disk.remove(&name) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    warn!("a file that is no longer needed stays: {error}");
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
     }
 }
 
-impl Reader {
-    /// The block with this digest, verified, if it is part of one of the last two checkpoints. Older
-    /// ones may be there as well.
-    ///
-    /// # Errors
-    /// When the disk fails, or with [`io::ErrorKind::InvalidData`] when the block is damaged.
-    pub fn get(&self, digest: &Digest) -> io::Result<Option<Bytes>> {
-        let packs = self.read();
-        let place = [&packs.current, &packs.previous]
-            .into_iter()
-            .flatten()
-            .find_map(|pack| pack.find(digest));
-        drop(packs);
-        place.map(|place| place.read(digest)).transpose()
-    }
-
-    fn read(&self) -> RwLockReadGuard<'_, Packs> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, Packs> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+impl Drop for Store {
+    fn drop(&mut self) {
+        // Nothing may be written when the directory is no longer locked.
+        self.shared.close();
+        if let Some(writer) = self.writer.take() {
+            drop(writer.join());
+        }
     }
 }

@@ -2,11 +2,13 @@
 
 use super::segment::PAGE;
 use super::{Entry, Keep};
-use crate::data::{FORMAT, Seal};
+use crate::data::Seal;
 
 pub(super) type Hash = [u8; 32];
 
 const MAGIC: [u8; 8] = *b"bftfsLOG";
+/// The version of groups, apart from that of the rest of the directory.
+pub(super) const FORMAT: u32 = 1;
 /// Bytes before the entries: magic, format: u32, length of the entries: u32, number: u64,
 /// oldest: u64, count: u32, zero: u32, tag: 16, previous: 32, hash: 32.
 pub(super) const HEADER: usize = 120;

@@ -13,7 +13,7 @@ use tracing::warn;
 use super::Keep;
 use super::group::{self, Group, Hash, Header};
 use super::segment::{PAGE, Segment};
-use crate::data::{Durability, Error, FORMAT, Seal};
+use crate::data::{Durability, Error, Seal};
 
 pub(super) struct Recovered {
     /// The segments with groups that count, oldest first; the last one is to be written next.
@@ -161,8 +161,9 @@ fn scan(path: &Path, seal: &Seal) -> Result<Scan, Error> {
     let bytes = read_file(path)?;
     if group::starts(&bytes) {
         let found = group::format(&bytes);
-        if found != FORMAT {
-            return Err(Error::Format { path: path.to_owned(), found });
+        if found != group::FORMAT {
+            let known = group::FORMAT;
+            return Err(Error::Format { path: path.to_owned(), found, known });
         }
         if group::foreign(&bytes, seal) {
             return Err(Error::damaged(path, "it comes from another data directory"));
