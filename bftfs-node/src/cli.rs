@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 #[cfg(feature = "byzantine")]
 use crate::byzantine;
 use crate::startup::{self, Node, Paths};
-use crate::{driver, status};
+use crate::{driver, status, tools};
 
 /// What is logged unless `RUST_LOG` says otherwise.
 const LOG: &str = "info,quinn=warn,quinn_proto=warn,quinn_udp=error";
@@ -35,6 +35,11 @@ enum Command {
     Recover(Which),
     /// Run a replica until SIGTERM or SIGINT; SIGUSR2 has it ask for another primary
     Run(Run),
+    /// Look at what a stopped replica has in its data directory, without changing it
+    Inspect(Look),
+    /// Check all that a stopped replica has in its data directory, without changing it: exit code
+    /// 0 if it is clean, 1 if something is damaged, 2 if it cannot be checked
+    Verify(Look),
     /// Ask a running replica where it is
     Status {
         /// Its status socket
@@ -73,6 +78,23 @@ impl Which {
     }
 }
 
+/// A stopped replica to look at.
+#[derive(Args)]
+struct Look {
+    /// The cluster file
+    #[arg(long)]
+    cluster: PathBuf,
+    /// Which replica this is
+    #[arg(long)]
+    id: u32,
+    /// Its data directory
+    #[arg(long)]
+    data: PathBuf,
+    /// Print all of it as one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
 #[derive(Args)]
 struct Run {
     #[command(flatten)]
@@ -92,11 +114,13 @@ pub fn main() -> ExitCode {
     let colours = stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(colours).init();
     abort_on_panic();
-    match execute(Cli::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+    let command = Cli::parse().command;
+    let unchecked = matches!(command, Command::Verify(_));
+    match execute(command) {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("bftfs-node: {error:#}");
-            ExitCode::FAILURE
+            if unchecked { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -110,27 +134,59 @@ fn abort_on_panic() {
     }));
 }
 
-fn execute(command: Command) -> anyhow::Result<()> {
+fn execute(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Format(which) => {
             let (paths, id) = which.split();
-            startup::format(&paths, id, false)
+            startup::format(&paths, id, false)?;
         }
         Command::Recover(which) => {
             let (paths, id) = which.split();
-            startup::format(&paths, id, true)
+            startup::format(&paths, id, true)?;
         }
-        Command::Run(options) => run(options),
+        Command::Run(options) => run(options)?,
+        Command::Inspect(look) => inspect(&look)?,
+        Command::Verify(look) => return verify(&look),
         Command::Status { socket, json } => {
             let line = status::ask(&socket)?;
             if json {
                 print!("{line}");
-                Ok(())
             } else {
-                show(&line)
+                show(&line)?;
             }
         }
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn inspect(look: &Look) -> anyhow::Result<()> {
+    let found = tools::inspect(&look.cluster, ReplicaId(look.id), &look.data)?;
+    let line = serde_json::to_string(&found)?;
+    if look.json {
+        println!("{line}");
+        return Ok(());
+    }
+    show(&line)?;
+    show(&serde_json::to_string(&found.store)?)?;
+    match found.checkpoint {
+        Some(checkpoint) => show(&serde_json::to_string(&checkpoint)?),
+        None => {
+            println!("it has no checkpoint yet");
+            Ok(())
+        }
+    }
+}
+
+fn verify(look: &Look) -> anyhow::Result<ExitCode> {
+    let damages = tools::verify(&look.cluster, ReplicaId(look.id), &look.data)?;
+    if look.json {
+        println!("{}", serde_json::to_string(&serde_json::json!({ "damages": damages }))?);
+    } else if damages.is_empty() {
+        println!("{} is clean", look.data.display());
+    } else {
+        damages.iter().for_each(|damage| println!("{damage}"));
+    }
+    Ok(if damages.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn run(options: Run) -> anyhow::Result<()> {

@@ -69,6 +69,8 @@ pub struct Options {
     pub clean_bytes: u64,
     /// Bytes of blocks that were read or written last and are kept in memory.
     pub cache_bytes: u64,
+    /// The data are only looked at: damage is not logged and nobody is asked for repairs.
+    pub quiet: bool,
 }
 
 impl Options {
@@ -84,6 +86,7 @@ impl Options {
             pack_bytes: 64 << 20,
             clean_bytes: 16 << 20,
             cache_bytes: 128 << 20,
+            quiet: false,
         }
     }
 }
@@ -228,6 +231,19 @@ const IDENTITY_MAGIC: [u8; 8] = *b"bftfs-ID";
 const IDENTITY_MAX: usize = 1 << 10;
 
 impl IdentityFile {
+    /// Reads that of the data directory `path`, which must be this one; with it, its format.
+    fn read(path: &Path, expected: &Identity) -> Result<(Self, u32), Error> {
+        let file = path.join("identity");
+        let (blob, format) = Blob::read(&file, &IDENTITY_MAGIC, &Seal::OPEN, IDENTITY_MAX)?;
+        let kept: Self = postcard::from_bytes(&blob)
+            .map_err(|_| Error::damaged(&file, "its contents cannot be read"))?;
+        if kept.identity != *expected {
+            let (found, expected) = (kept.identity, *expected);
+            return Err(Error::Foreign { path: path.to_owned(), found, expected });
+        }
+        Ok((kept, format))
+    }
+
     /// Replaces `identity` in the data directory `path`, as a whole.
     fn write(&self, path: &Path) -> Result<(), Error> {
         let bytes = postcard::to_allocvec(self).expect("an identity can be encoded");
@@ -278,13 +294,7 @@ pub fn open(path: &Path, identity: &Identity, options: &Options) -> Result<Opene
     if !exists(&file)? {
         return Err(Error::Missing { path: path.to_owned(), expected: *identity });
     }
-    let (blob, format) = Blob::read(&file, &IDENTITY_MAGIC, &Seal::OPEN, IDENTITY_MAX)?;
-    let kept: IdentityFile = postcard::from_bytes(&blob)
-        .map_err(|_| Error::damaged(&file, "its contents cannot be read"))?;
-    if kept.identity != *identity {
-        let (found, expected) = (kept.identity, *identity);
-        return Err(Error::Foreign { path: path.to_owned(), found, expected });
-    }
+    let (kept, format) = IdentityFile::read(path, identity)?;
     let seal = Seal::new(&kept.secret);
     if format < FORMAT {
         // The identity is last: until it is rewritten, all of this is done again.
@@ -295,6 +305,60 @@ pub fn open(path: &Path, identity: &Identity, options: &Options) -> Result<Opene
     let (store, checkpoint) = Store::open(&path.join("store"), seal, *options, lock.clone())?;
     let (journal, records) = Journal::open(&path.join("journal"), seal, *options, lock)?;
     Ok(Opened { journal, records, store, checkpoint })
+}
+
+/// A data directory that is only looked at.
+#[derive(Debug)]
+pub struct Look {
+    /// Its format.
+    pub format: u32,
+    /// The records that the journal has, oldest first.
+    pub records: Result<Vec<Vec<u8>>, Error>,
+    store: PathBuf,
+    seal: Seal,
+    options: Options,
+    lock: Lock,
+}
+
+impl Look {
+    /// The store, to be read only, and the newest checkpoint in it.
+    ///
+    /// # Errors
+    /// When it cannot be read, or both superblocks are damaged.
+    pub fn store(&self) -> Result<(Store, Option<LoadedCheckpoint>), Error> {
+        Store::look(&self.store, self.seal, self.options, self.lock.clone())
+    }
+
+    /// Checks all that the store has; `progress` is told how many bytes of how many were read.
+    ///
+    /// # Errors
+    /// When it cannot be checked.
+    pub fn verify_store(
+        &self,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Vec<store::Damage>, Error> {
+        store::verify(&self.store, self.seal, self.options, self.lock.clone(), progress)
+    }
+}
+
+/// Locks the data directory at `path` and reads it. Nothing is changed.
+///
+/// # Errors
+/// As [`open`], but damage to the journal and the store is told of later.
+pub fn look(path: &Path, identity: &Identity) -> Result<Look, Error> {
+    let file = path.join("identity");
+    if !exists(&file)? {
+        return Err(Error::Missing { path: path.to_owned(), expected: *identity });
+    }
+    // What is there is locked: nothing is made.
+    let lock = path.join("lock");
+    let lock = if exists(&lock)? { lock } else { path.to_owned() };
+    let lock = lock_file(path, File::open(&lock).map_err(Error::io("open", &lock))?)?;
+    let (kept, format) = IdentityFile::read(path, identity)?;
+    let seal = Seal::new(&kept.secret);
+    let options = Options { quiet: true, ..Options::new(Durability::Sync) };
+    let records = journal::read(&path.join("journal"), &seal);
+    Ok(Look { format, records, store: path.join("store"), seal, options, lock })
 }
 
 /// Opens the data directory at `path`, made if there is none: for tests.
@@ -322,11 +386,14 @@ pub(crate) fn open_identity_for_tests(path: &Path) -> (Vec<u8>, Seal) {
 fn lock(path: &Path) -> Result<Lock, Error> {
     fs::create_dir_all(path).map_err(Error::io("create the directory", path))?;
     let file = path.join("lock");
-    let lock = File::create(&file).map_err(Error::io("create", &file))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(Lock(Arc::new(lock))),
+    lock_file(path, File::create(&file).map_err(Error::io("create", &file))?)
+}
+
+fn lock_file(path: &Path, file: File) -> Result<Lock, Error> {
+    match file.try_lock() {
+        Ok(()) => Ok(Lock(Arc::new(file))),
         Err(TryLockError::WouldBlock) => Err(Error::Locked(path.to_owned())),
-        Err(TryLockError::Error(source)) => Err(Error::io("lock", &file)(source)),
+        Err(TryLockError::Error(source)) => Err(Error::io("lock", path)(source)),
     }
 }
 

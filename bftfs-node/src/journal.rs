@@ -80,6 +80,11 @@ pub(crate) fn create(dir: &Path, options: &Options) -> Result<(), Error> {
     Segment::create(dir, 0, options).map(drop).map_err(Error::io("write a new segment in", dir))
 }
 
+/// The records of a journal, oldest first. Nothing is changed.
+pub(crate) fn read(dir: &Path, seal: &Seal) -> Result<Vec<Vec<u8>>, Error> {
+    Ok(recover::read(dir, seal)?.records)
+}
+
 impl Journal {
     pub(crate) fn open(
         dir: &Path,
@@ -87,27 +92,28 @@ impl Journal {
         options: Options,
         lock: Lock,
     ) -> Result<(Self, Vec<Vec<u8>>), Error> {
-        let mut recovered = recover::recover(dir, &seal, options.durability)?;
+        let found = recover::read(dir, &seal)?;
+        let mut recovered = recover::prepare(found, options.durability)?;
         let current = recovered.live.pop_back().expect("there is always one to write");
         let mut journal = Self {
             dir: dir.to_owned(),
             options,
             seal,
             current,
+            next_id: recovered.found.next_id,
+            number: recovered.found.number,
+            previous: recovered.found.previous,
+            durable_oldest: recovered.found.oldest,
+            latest: recovered.found.latest,
             older: recovered.live,
             free: recovered.free,
             spare: None,
-            next_id: recovered.next_id,
-            number: recovered.number,
-            previous: recovered.previous,
-            durable_oldest: recovered.oldest,
-            latest: recovered.latest,
             buffer: Vec::new(),
             failed: false,
             _lock: lock,
         };
         journal.prepare_spare();
-        Ok((journal, recovered.records))
+        Ok((journal, recovered.found.records))
     }
 
     /// Writes records; when this returns they are kept, as far as the durability asked for goes.

@@ -13,4 +13,5 @@ pub mod journal;
 pub mod startup;
 pub mod status;
 pub mod store;
+pub mod tools;
 mod writer;

@@ -17,6 +17,7 @@ mod source;
 mod superblock;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod walk;
 
 use std::collections::HashMap;
@@ -36,6 +37,8 @@ pub use self::blocks::{Blocks, Reader};
 use self::disk::Disk;
 pub use self::source::Source;
 use self::superblock::Superblock;
+pub use self::verify::Damage;
+pub(crate) use self::verify::verify;
 use self::walk::walk;
 use crate::data::{Durability, Error, Lock, Seal};
 
@@ -66,6 +69,23 @@ pub struct LoadedCheckpoint {
     pub meta: Vec<u8>,
     /// The roots of its trees, in the order they were given.
     pub roots: Vec<Digest>,
+}
+
+/// What a store holds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Contents {
+    /// Packs.
+    pub packs: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes of them that a checkpoint needs.
+    pub live_bytes: u64,
+    /// The others.
+    pub dead_bytes: u64,
+    /// Blocks that are known to be damaged or lost.
+    pub damaged: usize,
+    /// Blocks that were, and were written anew, since the start.
+    pub repaired: u64,
 }
 
 /// What is not known of who needs which blocks, since pages are damaged.
@@ -160,6 +180,21 @@ impl Store {
         self.shared.index().bytes().1
     }
 
+    /// What the store holds.
+    #[must_use]
+    pub fn contents(&self) -> Contents {
+        let index = self.shared.index();
+        let (bytes, live_bytes) = index.bytes();
+        Contents {
+            packs: index.packs.len(),
+            bytes,
+            live_bytes,
+            dead_bytes: bytes - live_bytes,
+            damaged: index.damaged(),
+            repaired: index.repaired,
+        }
+    }
+
     /// Counts anew what refers to each block, from the pages of both checkpoints; done at the
     /// start, and of use again when pages that were damaged are mended. Returns whether all of the
     /// newest checkpoint is there. While it is not, nothing is thrown away.
@@ -219,9 +254,8 @@ impl Store {
             return Err(io::Error::other(failure));
         }
         // What was mended is durable with this checkpoint.
-        while !self.shared.index().is_idle() {
-            self.shared.write_queued()?;
-        }
+        let queued = self.shared.index().queued();
+        self.shared.write_queued(queued)?;
         let retired =
             if checkpoint.rewrite { self.rewrite(checkpoint)? } else { self.extend(checkpoint)? };
         let roots: Vec<Digest> = checkpoint.trees.iter().map(Snapshot::root).collect();

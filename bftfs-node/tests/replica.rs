@@ -15,6 +15,9 @@ use bytes::Bytes;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+#[path = "replica/tools.rs"]
+mod tools;
+
 /// Nothing here takes longer on a busy machine, or it hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 

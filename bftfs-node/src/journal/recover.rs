@@ -15,10 +15,14 @@ use super::group::{self, Group, Hash, Header};
 use super::segment::{PAGE, Segment};
 use crate::data::{Durability, Error, Seal};
 
-pub(super) struct Recovered {
-    /// The segments with groups that count, oldest first; the last one is to be written next.
-    pub(super) live: VecDeque<Segment>,
-    pub(super) free: VecDeque<Segment>,
+/// What a journal has, read without changing anything.
+pub(super) struct Found {
+    /// The segments with groups that count, oldest first.
+    live: Vec<LiveSegment>,
+    /// The others, each with the number of its last group.
+    free: Vec<(PathBuf, u64)>,
+    /// What a crash left half made.
+    leftovers: Vec<PathBuf>,
     pub(super) next_id: u64,
     /// The number of the next group.
     pub(super) number: u64,
@@ -28,6 +32,20 @@ pub(super) struct Recovered {
     pub(super) oldest: u64,
     pub(super) latest: BTreeMap<u8, Vec<u8>>,
     pub(super) records: Vec<Vec<u8>>,
+}
+
+struct LiveSegment {
+    path: PathBuf,
+    run: Run,
+    ceiling: u64,
+}
+
+/// A journal that can be written on.
+pub(super) struct Recovered {
+    /// The segments with groups that count, oldest first; the last one is to be written next.
+    pub(super) live: VecDeque<Segment>,
+    pub(super) free: VecDeque<Segment>,
+    pub(super) found: Found,
 }
 
 /// What is in a segment.
@@ -49,8 +67,8 @@ struct Run {
 }
 
 /// Reads the journal in `dir`.
-pub(super) fn recover(dir: &Path, seal: &Seal, durability: Durability) -> Result<Recovered, Error> {
-    let segments = segments(dir)?;
+pub(super) fn read(dir: &Path, seal: &Seal) -> Result<Found, Error> {
+    let (segments, leftovers) = segments(dir)?;
     let Some((last_id, _)) = segments.last() else {
         return Err(Error::damaged(dir, "it has no segments"));
     };
@@ -62,14 +80,18 @@ pub(super) fn recover(dir: &Path, seal: &Seal, durability: Durability) -> Result
     let (number, previous, oldest) =
         newest.map_or((1, [0; 32], 1), |run| (run.last.number + 1, run.hash, run.last.oldest));
     if let Some(scan) = scans.iter().find(|scan| scan.highest >= number) {
-        let found = scan.highest;
-        let reason = format!("group {number} cannot be read, but group {found} after it can");
+        let (at, found) = (scan.run.as_ref().map_or(0, |run| run.end), scan.highest);
+        let reason = format!(
+            "group {number} cannot be read, but group {found} after it can; what stands at byte \
+             {at} is not what was written"
+        );
         return Err(Error::damaged(&scan.path, reason));
     }
 
-    let mut recovered = Recovered {
-        live: VecDeque::new(),
-        free: VecDeque::new(),
+    let mut found = Found {
+        live: Vec::new(),
+        free: Vec::new(),
+        leftovers,
         next_id,
         number,
         previous,
@@ -78,35 +100,51 @@ pub(super) fn recover(dir: &Path, seal: &Seal, durability: Durability) -> Result
         records: Vec::new(),
     };
     let mut live = Vec::new();
-    for scan in scans {
-        let mut segment =
-            Segment::open(&scan.path, durability).map_err(Error::io("open", &scan.path))?;
-        segment.last = scan.highest;
-        match scan.run {
-            Some(run) if run.last.number >= oldest => live.push((run, segment)),
-            _ => recovered.free.push_back(segment),
+    for Scan { path, run, highest } in scans {
+        match run {
+            Some(run) if run.last.number >= oldest => live.push((run, path)),
+            _ => found.free.push((path, highest)),
         }
     }
     live.sort_by_key(|(run, _)| run.first.number);
     check_sequence(dir, &live, oldest)?;
-    for (run, segment) in live {
-        recovered.load(&run, segment, seal)?;
+    for (run, path) in live {
+        found.load(run, path, seal)?;
     }
-    if recovered.live.is_empty() {
-        let mut first = recovered.free.pop_front().expect("a segment is live or free");
-        first.restart(number);
-        recovered.live.push_back(first);
-    }
-    Ok(recovered)
+    Ok(found)
 }
 
-impl Recovered {
-    /// Reads the records of a run.
-    fn load(&mut self, run: &Run, mut segment: Segment, seal: &Seal) -> Result<(), Error> {
-        let path = segment.name().to_owned();
+/// Makes the files of a journal that was read ready to be written on.
+pub(super) fn prepare(mut found: Found, durability: Durability) -> Result<Recovered, Error> {
+    for path in found.leftovers.drain(..) {
+        fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+    }
+    let open = |path: &Path| Segment::open(path, durability).map_err(Error::io("open", path));
+    let (mut live, mut free) = (VecDeque::new(), VecDeque::new());
+    for (path, last) in found.free.drain(..) {
+        let mut segment = open(&path)?;
+        segment.last = last;
+        free.push_back(segment);
+    }
+    for LiveSegment { path, run, ceiling } in found.live.drain(..) {
+        let mut segment = open(&path)?;
+        (segment.last, segment.ceiling) = (run.last.number, ceiling);
         segment.resume(run.first.number, run.end).map_err(Error::io("sync", &path))?;
+        live.push_back(segment);
+    }
+    if live.is_empty() {
+        let mut first = free.pop_front().expect("a segment is live or free");
+        first.restart(found.number);
+        live.push_back(first);
+    }
+    Ok(Recovered { live, free, found })
+}
+
+impl Found {
+    /// Reads the records of a run.
+    fn load(&mut self, run: Run, path: PathBuf, seal: &Seal) -> Result<(), Error> {
         let bytes = read_file(&path)?;
-        let mut at = 0;
+        let (mut at, mut ceiling) = (0, 0);
         while at < run.end {
             let group = group::read(&bytes[at..], seal)
                 .ok_or_else(|| Error::damaged(&path, "it changed while it was read"))?;
@@ -114,10 +152,10 @@ impl Recovered {
             let entries = group.entries().ok_or_else(|| {
                 Error::damaged(&path, format!("the records of group {number} are malformed"))
             })?;
-            segment.note(number, &entries);
             for entry in entries {
-                if let Keep::Latest(kind) = entry.keep {
-                    self.latest.insert(kind, entry.bytes.clone());
+                match entry.keep {
+                    Keep::Until(upto) => ceiling = upto.max(ceiling),
+                    Keep::Latest(kind) => drop(self.latest.insert(kind, entry.bytes.clone())),
                 }
                 self.records.push(entry.bytes);
             }
@@ -128,14 +166,14 @@ impl Recovered {
             let (number, path) = (self.number, path.display());
             warn!("group {number} in {path} was cut short by a crash and is dropped");
         }
-        self.live.push_back(segment);
+        self.live.push(LiveSegment { path, run, ceiling });
         Ok(())
     }
 }
 
 /// Refuses a journal that has something, where there should be none.
 pub(super) fn check_unused(dir: &Path) -> Result<(), Error> {
-    for (_, path) in segments(dir)? {
+    for (_, path) in segments(dir)?.0 {
         if read_file(&path)?.iter().any(|&byte| byte != 0) {
             let reason = "it has records, but the file `identity` that belongs to it is missing";
             return Err(Error::damaged(dir, reason));
@@ -145,7 +183,7 @@ pub(super) fn check_unused(dir: &Path) -> Result<(), Error> {
 }
 
 /// The groups that count must follow each other without a gap.
-fn check_sequence(dir: &Path, live: &[(Run, Segment)], oldest: u64) -> Result<(), Error> {
+fn check_sequence(dir: &Path, live: &[(Run, PathBuf)], oldest: u64) -> Result<(), Error> {
     let lost = |number: u64| Error::damaged(dir, format!("group {number} is lost"));
     if live.first().is_some_and(|(run, _)| run.first.number != oldest) {
         return Err(lost(oldest));
@@ -192,20 +230,22 @@ impl Run {
     }
 }
 
-/// The segments in `dir`, by the numbers in their names. What a crash left half made is removed.
-fn segments(dir: &Path) -> Result<Vec<(u64, PathBuf)>, Error> {
+/// Segments by the numbers in their names, and what a crash left half made.
+type Files = (Vec<(u64, PathBuf)>, Vec<PathBuf>);
+
+fn segments(dir: &Path) -> Result<Files, Error> {
     let entries = fs::read_dir(dir).map_err(Error::io("list", dir))?;
-    let mut segments = Vec::new();
+    let (mut segments, mut leftovers) = (Vec::new(), Vec::new());
     for entry in entries {
         let path = entry.map_err(Error::io("list", dir))?.path();
         if path.extension().is_some_and(|extension| extension == "new") {
-            fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+            leftovers.push(path);
         } else if let Some(id) = Segment::id(&path) {
             segments.push((id, path));
         }
     }
     segments.sort();
-    Ok(segments)
+    Ok((segments, leftovers))
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, Error> {

@@ -114,6 +114,7 @@ impl Segment {
         fs::remove_file(&self.path)
     }
 
+    #[cfg(test)]
     pub(super) fn name(&self) -> &Path {
         &self.path
     }

@@ -109,9 +109,9 @@ impl Shared {
 
     /// Has a damaged block repaired, unless that was asked for before.
     pub(super) fn note_damage(&self, digest: Digest, what: &str) {
-        if self.index().note_damage(digest) {
+        if self.index().note_damage(digest) && !self.options.quiet {
             warn!("{what}; it is to be fetched from another replica");
-            // Nobody listens when the store is only looked at.
+            // Who does not listen finds it again.
             let _ = self.damaged.send(digest);
         }
     }
@@ -120,14 +120,14 @@ impl Shared {
     pub(super) fn write_early(&self) {
         loop {
             let mut index = self.index();
-            while index.is_idle() && !index.closing {
+            while index.queued() == 0 && !index.closing {
                 index = self.work.wait(index).unwrap_or_else(PoisonError::into_inner);
             }
             if index.closing {
                 return;
             }
             drop(index);
-            if let Err(error) = self.write_queued() {
+            if let Err(error) = self.write_queued(EARLY_MAX) {
                 // The next checkpoint says so and ends the replica; until then all is in memory.
                 error!("blocks cannot be written: {error}");
                 self.index().failure = Some(error.to_string());
@@ -137,9 +137,9 @@ impl Shared {
     }
 
     /// Writes some of the blocks that were kept or mended.
-    pub(super) fn write_queued(&self) -> io::Result<()> {
+    pub(super) fn write_queued(&self, most: usize) -> io::Result<()> {
         let mut appender = self.appender();
-        for _ in 0..EARLY_MAX {
+        for _ in 0..most {
             let Some((digest, bytes)) = self.index().next_queued() else { break };
             appender.append(self, &digest, &bytes)?;
         }
@@ -167,10 +167,6 @@ impl Blocks {
         if !index.is_damaged(&block.digest) {
             return index.has(&block.digest);
         }
-        if !index.has(&block.digest) {
-            // The tree in memory asked for it, and no checkpoint knows it: held like a new one.
-            index.pin(block.digest);
-        }
         index.enqueue(block.digest, block.bytes.clone());
         drop(index);
         self.0.work.notify_one();
@@ -195,12 +191,8 @@ impl Source for Blocks {
                 self.0.cache.insert(*digest, bytes.clone());
                 Some(bytes)
             }
-            Ok(None) => {
-                // The tree refers to it, so it was there.
-                self.0.note_damage(*digest, &format!("block {digest} is lost"));
-                None
-            }
-            Err(_) => None,
+            // It may be of a state that is only now fetched. What is lost of ours is an error.
+            Ok(None) | Err(_) => None,
         }
     }
 

@@ -7,7 +7,7 @@ use bftfs_state::Digest;
 use bytes::Bytes;
 
 use super::disk::DiskFile;
-use super::pack;
+use super::pack::{self, Located};
 
 /// Stands for the pack of a block that is lost. The first pack has the number 1.
 const NOWHERE: u32 = 0;
@@ -208,6 +208,17 @@ impl Index {
         }
     }
 
+    /// All blocks that are in packs, in the order in which they stand there.
+    pub(super) fn blocks(&self) -> Vec<(u32, Located)> {
+        let placed = self.entries.iter().filter(|(_, entry)| entry.pack != NOWHERE);
+        let located = placed.map(|(digest, entry)| {
+            (entry.pack, Located { digest: *digest, at: entry.at, len: entry.len })
+        });
+        let mut blocks: Vec<_> = located.collect();
+        blocks.sort_unstable_by_key(|(pack, block)| (*pack, block.at));
+        blocks
+    }
+
     /// Blocks that something needs and that are nowhere.
     pub(super) fn lost(&self) -> Vec<Digest> {
         let lost = self.entries.iter().filter(|(_, e)| e.pack == NOWHERE && e.references > 0);
@@ -251,8 +262,9 @@ impl Index {
         }
     }
 
-    pub(super) fn is_idle(&self) -> bool {
-        self.queue.is_empty()
+    /// How many blocks are to be written early.
+    pub(super) fn queued(&self) -> usize {
+        self.queue.len()
     }
 
     /// The next block to be written that is not in a pack already.

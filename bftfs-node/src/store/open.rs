@@ -85,6 +85,40 @@ pub(super) fn index(found: &BTreeMap<u32, Found>, generation: u64) -> Index {
 }
 
 impl Store {
+    /// Reads a store and changes nothing. It takes no checkpoints.
+    pub(crate) fn look(
+        dir: &Path,
+        seal: Seal,
+        options: Options,
+        lock: Lock,
+    ) -> Result<(Self, Option<LoadedCheckpoint>), Error> {
+        let disk = Disk::new(dir, options.durability);
+        let ((newest, _), _) = Superblock::newest(dir, &seal)?;
+        let index = index(&read(&disk, &seal, &newest)?, newest.generation);
+        let (sender, _) = unbounded_channel();
+        let shared = Shared::new(disk, seal, options, index, Appender::new(None, 0), sender);
+        let mut store = Self::new(Arc::new(shared), &newest, Vec::new(), lock);
+        store.failed = true;
+        store.recount();
+        Ok((store, newest.newest))
+    }
+
+    fn new(shared: Arc<Shared>, newest: &Superblock, doomed: Vec<u32>, lock: Lock) -> Self {
+        Self {
+            shared,
+            writer: None,
+            newest: newest.newest.clone(),
+            before: newest.before.clone(),
+            retiring: Vec::new(),
+            released: 0,
+            doomed,
+            unsure: Unsure::Newest,
+            failed: false,
+            damaged: None,
+            _lock: lock,
+        }
+    }
+
     pub(crate) fn open(
         dir: &Path,
         seal: Seal,
@@ -111,19 +145,8 @@ impl Store {
 
         let mentioned = other.packs.into_iter().map(|(id, _)| id);
         let doomed = mentioned.filter(|id| !newest.mentions(*id)).collect();
-        let mut store = Self {
-            shared: shared.clone(),
-            writer: None,
-            newest: newest.newest.clone(),
-            before: newest.before,
-            retiring: Vec::new(),
-            released: 0,
-            doomed,
-            unsure: Unsure::Newest,
-            failed: false,
-            damaged: Some(damaged),
-            _lock: lock,
-        };
+        let mut store = Self::new(shared.clone(), &newest, doomed, lock);
+        store.damaged = Some(damaged);
         store.recount();
         let writer = thread::Builder::new().name("early".into());
         let writer = writer.spawn(move || shared.write_early());

@@ -188,5 +188,5 @@ fn a_value_that_is_kept_is_there_until_a_checkpoint_comes_with_it() {
     }
     assert!(!blocks.has(&Digest([3; 32])));
     assert!(blocks.get(&Digest([3; 32])).is_none());
-    assert_eq!(drain(&mut store.take_damaged().unwrap()), [Digest([3; 32])]);
+    assert_eq!(drain(&mut store.take_damaged().unwrap()), [], "it is not ours to miss");
 }

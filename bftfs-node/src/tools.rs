@@ -1,0 +1,222 @@
+//! What an operator looks at a stopped replica with. Nothing is changed.
+
+use std::io::{IsTerminal as _, stderr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use bftfs_fs::{Call, Credentials, FileSystem, Operation, Reply, Statistics, decode_outcome};
+use bftfs_net::ClusterFile;
+use bftfs_proto::engine::Record;
+use bftfs_proto::message::StateRoot;
+use bftfs_proto::service::{Context, Service as _};
+use bftfs_proto::types::{ClientId, ReplicaId, SessionId, View};
+use bftfs_proto::{Digest, Tree, codec};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use crate::data::{self, Error, Look};
+use crate::store::{Contents, Damage};
+
+/// What a data directory holds.
+#[derive(Debug, Serialize)]
+pub struct Inspection {
+    /// The data directory.
+    pub data: PathBuf,
+    /// The cluster's name.
+    pub cluster: String,
+    /// The replica.
+    pub replica: u32,
+    /// The format of the directory.
+    pub format: u32,
+    /// Records in the journal.
+    pub journal_records: usize,
+    /// The view that the replica is in or has promised to move to.
+    pub view: u64,
+    /// The last checkpoint that it knew to be stable.
+    pub stable: u64,
+    /// The highest number that it has a vote for.
+    pub last_vote: u64,
+    /// What the store holds.
+    pub store: Contents,
+    /// The newest checkpoint in the store.
+    pub checkpoint: Option<CheckpointInspection>,
+}
+
+/// A checkpoint in the store.
+#[derive(Debug, Serialize)]
+pub struct CheckpointInspection {
+    /// Its sequence number.
+    pub seq: u64,
+    /// The digest that replicas vote on.
+    pub state: String,
+    /// The root of the session table.
+    pub sessions: String,
+    /// The root of the file system.
+    pub service: String,
+    /// Bytes that the file system uses, unless it cannot be read.
+    pub used_bytes: Option<u64>,
+    /// Inodes that it has.
+    pub used_inodes: Option<u64>,
+}
+
+/// A replica's cluster file and data directory, read.
+struct Site {
+    file: ClusterFile,
+    look: Look,
+}
+
+impl Site {
+    fn open(cluster: &Path, me: ReplicaId, data: &Path) -> anyhow::Result<Result<Self, Damage>> {
+        let file = ClusterFile::load(cluster)?;
+        let n = file.replicas.len();
+        if me.0 as usize >= n {
+            let path = cluster.display();
+            bail!("{path} has no replica {me}: its {n} have the ids 0 to {}", n - 1);
+        }
+        let owner = data::Identity { cluster: file.id, replica: me.0 };
+        match data::look(data, &owner) {
+            Ok(look) => Ok(Ok(Self { file, look })),
+            Err(Error::Damaged { path, reason }) => {
+                Ok(Err(Damage::new(&path, None, reason, RECOVER)))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+const RECOVER: &str = "move the data directory away and bring the replica back with `bftfs-node \
+                       recover`: it may have forgotten what it promised";
+
+/// Looks at what the data directory of a stopped replica holds.
+///
+/// # Errors
+/// If it runs, or the directory is missing, damaged or another replica's.
+pub fn inspect(cluster: &Path, me: ReplicaId, data: &Path) -> anyhow::Result<Inspection> {
+    let Site { file, look } = match Site::open(cluster, me, data)? {
+        Ok(site) => site,
+        Err(damage) => bail!("{damage}"),
+    };
+    let (store, found) = look.store()?;
+    let records = look.records?;
+    let (mut view, mut stable, mut last_vote) = (View(0), 0, 0);
+    for bytes in &records {
+        match codec::decode(bytes).context("the journal was written by another version")? {
+            Record::View(of) => view = view.max(of),
+            Record::NewView(new) => view = view.max(new.view),
+            Record::Stable(_, root) => stable = stable.max(root.seq.0),
+            other => last_vote = last_vote.max(other.seq().map_or(0, |seq| seq.0)),
+        }
+    }
+    let checkpoint = found.map(|found| -> anyhow::Result<_> {
+        let root: StateRoot = codec::decode(&found.meta)?;
+        let tree = Tree::open(root.service, &mut |digest| store.get(digest).ok().flatten());
+        let used = tree.ok().and_then(|tree| statistics(&tree, &root));
+        Ok(CheckpointInspection {
+            seq: root.seq.0,
+            state: root.digest(&file.cluster().id).to_string(),
+            sessions: root.sessions.to_string(),
+            service: root.service.to_string(),
+            used_bytes: used.as_ref().map(|used| used.used_bytes),
+            used_inodes: used.as_ref().map(|used| used.used_inodes),
+        })
+    });
+    Ok(Inspection {
+        data: data.to_owned(),
+        cluster: file.name,
+        replica: me.0,
+        format: look.format,
+        journal_records: records.len(),
+        view: view.0,
+        stable,
+        last_vote,
+        store: store.contents(),
+        checkpoint: checkpoint.transpose()?,
+    })
+}
+
+/// What the file system says of itself.
+fn statistics(tree: &Tree, root: &StateRoot) -> Option<Statistics> {
+    let call = Call { credentials: Credentials::default(), operation: Operation::Statfs };
+    let context = Context { client: ClientId(0), session: SessionId(0), time: root.time };
+    let answer = FileSystem::new(0, 0).query(tree, &context, &call.encode().into())?;
+    match decode_outcome(&answer).ok()?.ok()? {
+        Reply::Statistics(statistics) => Some(statistics),
+        _ => None,
+    }
+}
+
+/// Checks all that a stopped replica has on its disk; returns what is damaged.
+///
+/// # Errors
+/// If it cannot be checked.
+pub fn verify(cluster: &Path, me: ReplicaId, data: &Path) -> anyhow::Result<Vec<Damage>> {
+    let Site { look, .. } = match Site::open(cluster, me, data)? {
+        Ok(site) => site,
+        Err(damage) => return Ok(vec![damage]),
+    };
+    let journal = data.join("journal");
+    let mut damages = Vec::new();
+    match &look.records {
+        Ok(records) => check_records(records, &journal, &mut damages),
+        Err(Error::Damaged { path, reason }) => {
+            damages.push(Damage::new(path, None, reason.clone(), RECOVER));
+        }
+        Err(error) => bail!("{error}"),
+    }
+    let bar = progress_bar("checking");
+    damages.extend(look.verify_store(&mut |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    })?);
+    bar.finish_and_clear();
+    if damages.is_empty() {
+        damages.extend(check_file_system(&look, data)?);
+    }
+    Ok(damages)
+}
+
+fn check_records(records: &[Vec<u8>], journal: &Path, damages: &mut Vec<Damage>) {
+    for (n, bytes) in records.iter().enumerate() {
+        if let Err(error) = codec::decode::<Record>(bytes) {
+            let what = format!("record {} of the journal is not understood: {error}", n + 1);
+            damages.push(Damage::new(journal, None, what, RECOVER));
+        }
+    }
+}
+
+/// Checks the rules of the file system in the newest checkpoint, and that the journal knows it.
+fn check_file_system(look: &Look, data: &Path) -> anyhow::Result<Vec<Damage>> {
+    let (store, found) = look.store()?;
+    let Some(found) = found else { return Ok(Vec::new()) };
+    let path = data.join("store");
+    let mut damages = Vec::new();
+    let Ok(root) = codec::decode::<StateRoot>(&found.meta) else {
+        let what = format!("what checkpoint {} is made of is not understood", found.seq);
+        return Ok(vec![Damage::new(&path, None, what, RECOVER)]);
+    };
+    let stable = |bytes: &Vec<u8>| match codec::decode(bytes) {
+        Ok(Record::Stable(_, stable)) => stable.seq >= root.seq,
+        _ => false,
+    };
+    if root.seq.0 > 0 && !look.records.iter().flatten().any(stable) {
+        let what = format!("the journal does not know the stored checkpoint {}", root.seq);
+        damages.push(Damage::new(&data.join("journal"), None, what, RECOVER));
+    }
+    let mut fetch = |digest: &Digest| store.get(digest).ok().flatten();
+    let tree = Tree::open(root.service, &mut fetch)?;
+    for broken in bftfs_fs::check(&tree) {
+        let what = format!("the file system of checkpoint {} breaks a rule: {broken}", found.seq);
+        damages.push(Damage::new(&path, None, what, RECOVER));
+    }
+    Ok(damages)
+}
+
+/// A bar that shows bytes on the standard error, if that is a terminal.
+pub(crate) fn progress_bar(what: &'static str) -> ProgressBar {
+    if !stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = "{msg} {wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}";
+    let style = ProgressStyle::with_template(style).expect("the template is a good one");
+    ProgressBar::new(0).with_style(style).with_message(what)
+}

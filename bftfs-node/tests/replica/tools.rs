@@ -1,0 +1,122 @@
+//! What an operator looks at stopped replicas with.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use super::*;
+
+/// The contents of all files below a directory, and when they were changed.
+fn files(dir: &Path) -> BTreeMap<PathBuf, (Vec<u8>, std::time::SystemTime)> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(self::files(&path));
+        } else if path.is_file() {
+            let changed = path.metadata().unwrap().modified().unwrap();
+            files.insert(path.clone(), (fs::read(&path).unwrap(), changed));
+        }
+    }
+    files
+}
+
+fn write_file(client: &ClientHandle, name: &str, contents: &[u8]) {
+    let name = Bytes::copy_from_slice(name.as_bytes());
+    let (mode, mask, exclusive, truncate) = (0o644, 0, true, false);
+    let create = Operation::Create { parent: ROOT, name, mode, mask, exclusive, truncate };
+    let Ok(bftfs_fs::Reply::Attributes(file)) = call(client, create, How::Ordered) else {
+        panic!("the file is made")
+    };
+    let data = Bytes::copy_from_slice(contents);
+    let write = Operation::Write { ino: file.ino, offset: 0, data, append: false };
+    call(client, write, How::Ordered).unwrap();
+}
+
+/// A replica that has stored a checkpoint, stopped.
+pub(super) fn stopped() -> Cluster {
+    let mut cluster = Cluster::start(1);
+    let client = cluster.client("alice");
+    for number in 0..8_u8 {
+        write_file(&client, &format!("f{number}"), &[number; 20_000]);
+    }
+    let stable = |cluster: &Cluster| cluster.status(0).unwrap()["last_stable"].as_u64();
+    for number in 0.. {
+        mkdir(&client, &format!("d{number}")).unwrap();
+        if stable(&cluster) > Some(0) {
+            break;
+        }
+    }
+    cluster.stop(0);
+    cluster
+}
+
+impl Cluster {
+    pub(super) fn stop(&mut self, id: usize) {
+        let mut child = self.replicas[id].take().unwrap();
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        assert!(child.wait().unwrap().success());
+    }
+
+    /// Runs `verb` on a data directory; returns its exit code and what it printed.
+    pub(super) fn look(&self, verb: &str, id: usize) -> (i32, Value) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bftfs-node"));
+        command.arg(verb).arg("--cluster").arg(cluster_path(self.dir.path()));
+        command.arg("--id").arg(id.to_string()).arg("--data").arg(self.data(id)).arg("--json");
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        let said = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| {
+            Value::String(String::from_utf8_lossy(&output.stderr).into_owned())
+        });
+        (output.status.code().unwrap(), said)
+    }
+}
+
+#[test]
+fn a_stopped_replica_is_inspected_and_verified_and_not_changed() {
+    let mut cluster = stopped();
+    let before = files(&cluster.data(0));
+    let (code, found) = cluster.look("inspect", 0);
+    assert_eq!(code, 0, "{found}");
+    let seq = found["checkpoint"]["seq"].as_u64().unwrap();
+    assert!(seq > 0 && found["stable"].as_u64().unwrap() >= seq, "{found}");
+    assert_eq!((found["format"].as_u64(), found["replica"].as_u64()), (Some(2), Some(0)));
+    assert!(found["journal_records"].as_u64().unwrap() > 1, "{found}");
+    assert!(found["store"]["live_bytes"].as_u64().unwrap() > 8 * 20_000, "{found}");
+    assert!(found["checkpoint"]["used_inodes"].as_u64().unwrap() > 100, "{found}");
+    assert!(found["checkpoint"]["used_bytes"].as_u64().unwrap() > 8 * 20_000, "{found}");
+    let (code, said) = cluster.look("verify", 0);
+    assert_eq!((code, &said["damages"]), (0, &serde_json::json!([])), "{said}");
+    assert_eq!(files(&cluster.data(0)), before, "nothing was changed");
+
+    cluster.start_all();
+    let (code, said) = cluster.look("verify", 0);
+    assert_eq!(code, 2, "one that runs cannot be checked");
+    assert!(said.as_str().unwrap().contains("in use by another process"), "{said}");
+}
+
+#[test]
+fn verify_lists_what_is_damaged() {
+    let cluster = stopped();
+    let data = cluster.data(0);
+    let pack = data.join("store/0000000001.pack");
+    let segment = data.join("journal/0000000000.segment");
+    let cases = [
+        (pack, 30_000, "block"),
+        (segment, 200, "group"),
+        (data.join("store/superblock.0"), 70, "superblock"),
+        (data.join("identity"), 70, "hash"),
+    ];
+    for (path, at, what) in cases {
+        let whole = fs::read(&path).unwrap();
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        fs::write(&path, &bytes).unwrap();
+        let (code, said) = cluster.look("verify", 0);
+        assert_eq!(code, 1, "{}: {said}", path.display());
+        let damage = said["damages"].as_array().unwrap().first().unwrap().clone();
+        assert_eq!(damage["file"].as_str(), path.to_str(), "{said}");
+        assert!(damage["what"].as_str().unwrap().contains(what), "{said}");
+        assert!(!damage["remedy"].as_str().unwrap().is_empty());
+        fs::write(&path, &whole).unwrap();
+    }
+    assert_eq!(cluster.look("verify", 0).0, 0, "it is whole again");
+}
