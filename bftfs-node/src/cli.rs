@@ -40,6 +40,13 @@ enum Command {
     /// Check all that a stopped replica has in its data directory, without changing it: exit code
     /// 0 if it is clean, 1 if something is damaged, 2 if it cannot be checked
     Verify(Look),
+    /// Have a running replica read all of its store and look for damage, and wait until it did:
+    /// exit code 0 if there is none, 1 if some was found; it is fetched from other replicas
+    Scrub {
+        /// Its status socket
+        #[arg(long)]
+        socket: PathBuf,
+    },
     /// Ask a running replica where it is
     Status {
         /// Its status socket
@@ -102,6 +109,10 @@ struct Run {
     /// Where it answers `status` [default: status.sock in the data directory]
     #[arg(long)]
     status_socket: Option<PathBuf>,
+    /// How much of the store is read each second to look for damage, in MiB; 0 to do that only
+    /// when `scrub` asks for it
+    #[arg(long, default_value_t = 16)]
+    scrub_rate: u32,
     #[cfg(feature = "byzantine")]
     #[command(flatten)]
     lies: byzantine::Options,
@@ -147,6 +158,11 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run(options) => run(options)?,
         Command::Inspect(look) => inspect(&look)?,
         Command::Verify(look) => return verify(&look),
+        Command::Scrub { socket } => {
+            if !tools::scrub(&socket)? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
         Command::Status { socket, json } => {
             let line = status::ask(&socket)?;
             if json {
@@ -193,7 +209,7 @@ fn run(options: Run) -> anyhow::Result<()> {
     let data = &options.which.data;
     let socket = options.status_socket.unwrap_or_else(|| data.join("status.sock"));
     let (paths, id) = options.which.split();
-    let node = Node::open(&paths, id)?;
+    let node = Node::open(&paths, id, u64::from(options.scrub_rate) << 20)?;
     #[cfg(feature = "byzantine")]
     let node = Node { lies: options.lies, ..node };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

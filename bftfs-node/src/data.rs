@@ -69,13 +69,15 @@ pub struct Options {
     pub clean_bytes: u64,
     /// Bytes of blocks that were read or written last and are kept in memory.
     pub cache_bytes: u64,
+    /// Bytes of blocks that are read each second to look for damage; 0 to do that only when asked.
+    pub scrub_bytes_per_second: u64,
     /// The data are only looked at: damage is not logged and nobody is asked for repairs.
     pub quiet: bool,
 }
 
 impl Options {
     /// Segments of 32 MiB, a journal of at most 2 GiB, 64 MiB of dead blocks, packs of 64 MiB,
-    /// 16 MiB moved at a time, and a cache of 128 MiB.
+    /// 16 MiB moved at a time, a cache of 128 MiB, and 16 MiB a second looked through.
     #[must_use]
     pub fn new(durability: Durability) -> Self {
         Self {
@@ -86,6 +88,7 @@ impl Options {
             pack_bytes: 64 << 20,
             clean_bytes: 16 << 20,
             cache_bytes: 128 << 20,
+            scrub_bytes_per_second: 16 << 20,
             quiet: false,
         }
     }

@@ -19,6 +19,7 @@ use tracing::{error, info, warn};
 
 use crate::startup::Node;
 use crate::status::{Query, Report, StatusSocket};
+use crate::store::Blocks;
 use crate::writer::{BlockServer, Done, JournalWriter, StoreWriter};
 
 /// Inputs that are handled before records are written and messages sent.
@@ -36,7 +37,7 @@ pub async fn run(node: Node, socket: &Path) -> anyhow::Result<()> {
     let (links, events) = Links::serve(&node.file, &node.identity, node.me)?;
     #[cfg(feature = "byzantine")]
     let (links, events) = crate::byzantine::stand_between(&node, links, events)?;
-    let (status, queries) = StatusSocket::open(socket)?;
+    let (status, queries) = StatusSocket::open(socket, node.blocks.clone())?;
     let cluster = node.file.cluster();
     let at = node.replica.status();
     info!(
@@ -99,6 +100,7 @@ struct Driver {
     store: StoreWriter,
     storing: usize,
     blocks: BlockServer,
+    kept: Blocks,
     diverged: bool,
     /// The view that was spoken of last, and whether it had begun.
     view: (View, bool),
@@ -113,6 +115,7 @@ impl Driver {
             replica: node.replica,
             clock: node.clock,
             outbox: Outbox::default(),
+            kept: node.blocks,
             blocks: BlockServer::start(node.store.reader(), links.clone())?,
             links,
             journal: JournalWriter::start(node.journal, node.durability, done.clone())?,
@@ -268,7 +271,8 @@ impl Driver {
     }
 
     fn report(&self) -> Report {
-        Report::new(self.replica.status(), self.links.counters(), self.journal.syncs())
+        let (counters, store) = (self.links.counters(), self.kept.report());
+        Report::new(self.replica.status(), counters, self.journal.syncs(), store)
     }
 
     /// Says farewell, and waits for what the disk is writing.

@@ -59,13 +59,15 @@ pub struct Node {
 }
 
 impl Node {
-    /// Reads and checks everything, and locks the data directory.
+    /// Reads and checks everything, and locks the data directory. So many bytes of the store are
+    /// looked through for damage each second.
     ///
     /// # Errors
     /// If a file is missing, malformed, damaged or another replica's, or another process runs
     /// this replica. The message says which and what to do.
-    pub fn open(paths: &Paths, me: ReplicaId) -> anyhow::Result<Self> {
+    pub fn open(paths: &Paths, me: ReplicaId, scrub_bytes_per_second: u64) -> anyhow::Result<Self> {
         let Who { file, identity, owner, options } = Who::load(paths, me)?;
+        let options = Options { scrub_bytes_per_second, ..options };
         let durability = options.durability;
         let Opened { journal, records, mut store, checkpoint } =
             data::open(&paths.data, &owner, &options)?;

@@ -1,7 +1,7 @@
 //! What a replica says of itself: one line of JSON to whoever connects to its socket.
 
 use std::fs;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,12 @@ use bftfs_net::counters::CounterReport;
 use bftfs_proto::replica::ReplicaStatus;
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
+
+use crate::store::{Blocks, StoreReport};
 
 /// Questions that wait for an answer.
 const QUERIES_MAX: usize = 16;
@@ -23,6 +25,10 @@ const QUERIES_MAX: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes of an answer that are read.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
+/// Bytes of a wish that are read.
+const WISH_BYTES_MAX: u64 = 16;
+/// Who sends this wants the store scrubbed.
+const SCRUB: &[u8] = b"scrub\n";
 
 /// The state of a replica and its counters since it started.
 #[derive(Debug, Serialize)]
@@ -37,11 +43,17 @@ pub struct Report {
     fsyncs: u64,
     /// Processor time of all threads, in microseconds.
     cpu_us: u64,
+    store: StoreReport,
     counters: CounterReport,
 }
 
 impl Report {
-    pub(crate) fn new(replica: ReplicaStatus, counters: CounterReport, fsyncs: u64) -> Self {
+    pub(crate) fn new(
+        replica: ReplicaStatus,
+        counters: CounterReport,
+        fsyncs: u64,
+        store: StoreReport,
+    ) -> Self {
         let (sent, received) = (counters.total_sent(), counters.total_received());
         Self {
             pid: std::process::id(),
@@ -52,6 +64,7 @@ impl Report {
             bytes_received: received.bytes,
             fsyncs,
             cpu_us: cpu_us(),
+            store,
             counters,
         }
     }
@@ -82,12 +95,16 @@ pub(crate) struct StatusSocket {
 
 impl StatusSocket {
     /// Listens on `path`. What a killed process left there is replaced.
-    pub(crate) fn open(path: &Path) -> anyhow::Result<(Self, mpsc::Receiver<Query>)> {
+    /// Whoever asks by it has `blocks` scrubbed.
+    pub(crate) fn open(
+        path: &Path,
+        blocks: Blocks,
+    ) -> anyhow::Result<(Self, mpsc::Receiver<Query>)> {
         remove_stale(path)?;
         let listener = UnixListener::bind(path)
             .with_context(|| format!("cannot make the status socket {}", path.display()))?;
         let (sender, queries) = mpsc::channel(QUERIES_MAX);
-        tokio::spawn(serve(listener, sender));
+        tokio::spawn(serve(listener, sender, blocks));
         Ok((Self { path: path.into() }, queries))
     }
 }
@@ -115,11 +132,12 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
     fs::remove_file(path).with_context(|| format!("cannot replace {}", path.display()))
 }
 
-async fn serve(listener: UnixListener, queries: mpsc::Sender<Query>) {
+async fn serve(listener: UnixListener, queries: mpsc::Sender<Query>, blocks: Blocks) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let answered = tokio::time::timeout(PATIENCE, answer(stream, &queries)).await;
+                let answered = answer(stream, &queries, &blocks);
+                let answered = tokio::time::timeout(PATIENCE, answered).await;
                 if !matches!(answered, Ok(Ok(()))) {
                     debug!("whoever asked for the status did not read it");
                 }
@@ -132,13 +150,26 @@ async fn serve(listener: UnixListener, queries: mpsc::Sender<Query>) {
     }
 }
 
-async fn answer(mut stream: UnixStream, queries: &mpsc::Sender<Query>) -> io::Result<()> {
+/// Says where the replica is, whatever is asked; then does what is wanted beside.
+async fn answer(
+    mut stream: UnixStream,
+    queries: &mpsc::Sender<Query>,
+    blocks: &Blocks,
+) -> io::Result<()> {
     let (sender, report) = oneshot::channel();
     queries.send(Query(sender)).await.map_err(io::Error::other)?;
     let report = report.await.map_err(io::Error::other)?;
     let mut line = serde_json::to_vec(&report)?;
     line.push(b'\n');
-    stream.write_all(&line).await
+    stream.write_all(&line).await?;
+    stream.shutdown().await?;
+    let mut wish = Vec::new();
+    (&mut stream).take(WISH_BYTES_MAX).read_to_end(&mut wish).await?;
+    if wish == SCRUB {
+        info!("the store is scrubbed because somebody asks for it");
+        blocks.scrub();
+    }
+    Ok(())
 }
 
 /// Asks the replica behind `socket` and returns its line of JSON.
@@ -146,8 +177,18 @@ async fn answer(mut stream: UnixStream, queries: &mpsc::Sender<Query>) -> io::Re
 /// # Errors
 /// If nobody answers there in time.
 pub fn ask(socket: &Path) -> anyhow::Result<String> {
+    ask_for(socket, b"")
+}
+
+/// The same, and has the replica begin to scrub its store.
+pub(crate) fn ask_to_scrub(socket: &Path) -> anyhow::Result<String> {
+    ask_for(socket, SCRUB)
+}
+
+fn ask_for(socket: &Path, wish: &[u8]) -> anyhow::Result<String> {
     let ask = || -> io::Result<String> {
-        let stream = BlockingStream::connect(socket)?;
+        let mut stream = BlockingStream::connect(socket)?;
+        stream.write_all(wish)?;
         stream.set_read_timeout(Some(PATIENCE + PATIENCE))?;
         let mut line = String::new();
         stream.take(ANSWER_BYTES_MAX).read_to_string(&mut line)?;

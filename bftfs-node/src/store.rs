@@ -13,6 +13,7 @@ mod disk;
 mod index;
 mod open;
 mod pack;
+mod scrub;
 mod source;
 mod superblock;
 #[cfg(test)]
@@ -33,8 +34,9 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::warn;
 
 use self::blocks::Shared;
-pub use self::blocks::{Blocks, Reader};
+pub use self::blocks::{Blocks, Contents, Reader, StoreReport};
 use self::disk::Disk;
+pub use self::scrub::ScrubReport;
 pub use self::source::Source;
 use self::superblock::Superblock;
 pub use self::verify::Damage;
@@ -71,23 +73,6 @@ pub struct LoadedCheckpoint {
     pub roots: Vec<Digest>,
 }
 
-/// What a store holds.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Contents {
-    /// Packs.
-    pub packs: usize,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Bytes of them that a checkpoint needs.
-    pub live_bytes: u64,
-    /// The others.
-    pub dead_bytes: u64,
-    /// Blocks that are known to be damaged or lost.
-    pub damaged: usize,
-    /// Blocks that were, and were written anew, since the start.
-    pub repaired: u64,
-}
-
 /// What is not known of who needs which blocks, since pages are damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unsure {
@@ -102,8 +87,8 @@ enum Unsure {
 #[derive(Debug)]
 pub struct Store {
     shared: Arc<Shared>,
-    /// The thread that writes blocks that were kept.
-    writer: Option<JoinHandle<()>>,
+    /// The threads that write blocks that were kept, and that look for damage.
+    threads: Vec<JoinHandle<()>>,
     newest: Option<LoadedCheckpoint>,
     before: Option<LoadedCheckpoint>,
     /// Blocks that only the checkpoint before the newest needs.
@@ -183,16 +168,7 @@ impl Store {
     /// What the store holds.
     #[must_use]
     pub fn contents(&self) -> Contents {
-        let index = self.shared.index();
-        let (bytes, live_bytes) = index.bytes();
-        Contents {
-            packs: index.packs.len(),
-            bytes,
-            live_bytes,
-            dead_bytes: bytes - live_bytes,
-            damaged: index.damaged(),
-            repaired: index.repaired,
-        }
+        self.shared.contents()
     }
 
     /// Counts anew what refers to each block, from the pages of both checkpoints; done at the
@@ -415,8 +391,9 @@ impl Drop for Store {
     fn drop(&mut self) {
         // Nothing may be written when the directory is no longer locked.
         self.shared.close();
-        if let Some(writer) = self.writer.take() {
-            drop(writer.join());
+        for thread in self.threads.drain(..) {
+            // A panic has ended the process before.
+            drop(thread.join());
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal as _, stderr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use bftfs_fs::{Call, Credentials, FileSystem, Operation, Reply, Statistics, decode_outcome};
@@ -12,10 +13,11 @@ use bftfs_proto::service::{Context, Service as _};
 use bftfs_proto::types::{ClientId, ReplicaId, SessionId, View};
 use bftfs_proto::{Digest, Tree, codec};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::data::{self, Error, Look};
-use crate::store::{Contents, Damage};
+use crate::status;
+use crate::store::{Contents, Damage, ScrubReport};
 
 /// What a data directory holds.
 #[derive(Debug, Serialize)]
@@ -138,7 +140,7 @@ pub fn inspect(cluster: &Path, me: ReplicaId, data: &Path) -> anyhow::Result<Ins
 fn statistics(tree: &Tree, root: &StateRoot) -> Option<Statistics> {
     let call = Call { credentials: Credentials::default(), operation: Operation::Statfs };
     let context = Context { client: ClientId(0), session: SessionId(0), time: root.time };
-    let answer = FileSystem::new(0, 0).query(tree, &context, &call.encode().into())?;
+    let answer = FileSystem::new(0, 0).query(tree, &context, &call.encode())?;
     match decode_outcome(&answer).ok()?.ok()? {
         Reply::Statistics(statistics) => Some(statistics),
         _ => None,
@@ -173,6 +175,54 @@ pub fn verify(cluster: &Path, me: ReplicaId, data: &Path) -> anyhow::Result<Vec<
         damages.extend(check_file_system(&look, data)?);
     }
     Ok(damages)
+}
+
+/// Has a running replica scrub its store and waits until it did; false if damage was found.
+///
+/// # Errors
+/// If no replica answers.
+pub fn scrub(socket: &Path) -> anyhow::Result<bool> {
+    let before = Scrubbed::parse(&status::ask_to_scrub(socket)?)?;
+    let bar = progress_bar("scrubbing");
+    let after = loop {
+        std::thread::sleep(POLL);
+        let now = Scrubbed::parse(&status::ask(socket)?)?;
+        bar.set_length(now.scrub.total_bytes);
+        bar.set_position(now.scrub.done_bytes.min(now.scrub.total_bytes));
+        if now.scrub.finished > before.scrub.requested {
+            break now;
+        }
+    };
+    bar.finish_and_clear();
+    let (read, found) = (after.scrub.total_bytes, after.scrub.damaged);
+    let (left, repaired) = (after.damaged, after.repaired - before.repaired.min(after.repaired));
+    println!(
+        "{read} bytes were read: {found} blocks are damaged; {repaired} were repaired meanwhile, \
+         {left} are still to be"
+    );
+    Ok(found == 0 && left == 0)
+}
+
+/// How often a replica that scrubs is asked how far it is.
+const POLL: Duration = Duration::from_millis(200);
+
+/// What a replica says of its store.
+#[derive(Deserialize)]
+struct Scrubbed {
+    damaged: u64,
+    repaired: u64,
+    scrub: ScrubReport,
+}
+
+impl Scrubbed {
+    fn parse(line: &str) -> anyhow::Result<Self> {
+        #[derive(Deserialize)]
+        struct Status {
+            store: Scrubbed,
+        }
+        let status: Status = serde_json::from_str(line).context("the answer is not understood")?;
+        Ok(status.store)
+    }
 }
 
 fn check_records(records: &[Vec<u8>], journal: &Path, damages: &mut Vec<Damage>) {

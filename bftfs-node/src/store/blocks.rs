@@ -7,6 +7,7 @@ use bftfs_state::{Block, Digest, is_block};
 use bytes::Bytes;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
+use serde::Serialize;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, warn};
 
@@ -14,6 +15,7 @@ use super::append::Appender;
 use super::disk::Disk;
 use super::index::{Index, Place};
 use super::pack;
+use super::scrub::{Scrub, ScrubReport};
 use super::source::Source;
 use crate::data::{Options, Seal};
 
@@ -34,6 +36,7 @@ pub(super) struct Shared {
     /// There is a block to be written early, or the store is closed.
     work: Condvar,
     cache: Cache<Digest, Bytes, Weight>,
+    pub(super) scrub: Scrub,
     damaged: UnboundedSender<Digest>,
 }
 
@@ -65,6 +68,7 @@ impl Shared {
             appender: Mutex::new(appender),
             work: Condvar::new(),
             cache: Cache::with_weighter(items, options.cache_bytes, Weight),
+            scrub: Scrub::default(),
             damaged,
         }
     }
@@ -149,7 +153,48 @@ impl Shared {
     pub(super) fn close(&self) {
         self.index().closing = true;
         self.work.notify_all();
+        self.scrub.close();
     }
+
+    pub(super) fn contents(&self) -> Contents {
+        let index = self.index();
+        let (bytes, live_bytes) = index.bytes();
+        Contents {
+            packs: index.packs.len(),
+            bytes,
+            live_bytes,
+            dead_bytes: bytes - live_bytes,
+            damaged: index.damaged(),
+            repaired: index.repaired,
+        }
+    }
+}
+
+/// What a store holds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Contents {
+    /// Packs.
+    pub packs: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes of them that a checkpoint needs.
+    pub live_bytes: u64,
+    /// The others.
+    pub dead_bytes: u64,
+    /// Blocks that are known to be damaged or lost.
+    pub damaged: usize,
+    /// Blocks that were, and were written anew, since the start.
+    pub repaired: u64,
+}
+
+/// What a store says of itself.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct StoreReport {
+    /// What it holds.
+    #[serde(flatten)]
+    pub contents: Contents,
+    /// How far scrubbing is.
+    pub scrub: ScrubReport,
 }
 
 /// The blocks of a store, for those who read and keep values. Cheap to clone.
@@ -173,11 +218,16 @@ impl Blocks {
         true
     }
 
-    /// The digests of all blocks that are known to be damaged are given out once, by
-    /// [`super::Store::take_damaged`]; this is how many are not mended yet.
+    /// What the store holds and how far scrubbing is.
     #[must_use]
-    pub fn damaged(&self) -> usize {
-        self.0.index().damaged()
+    pub fn report(&self) -> StoreReport {
+        StoreReport { contents: self.0.contents(), scrub: self.0.scrub.report() }
+    }
+
+    /// Has all that is needed read once from the beginning, at the rate that the options give, or
+    /// as fast as it goes if that is zero.
+    pub fn scrub(&self) {
+        self.0.scrub.request();
     }
 }
 

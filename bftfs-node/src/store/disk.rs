@@ -56,6 +56,12 @@ impl DiskFile {
         Ok(self.file.metadata()?.len())
     }
 
+    /// Has the kernel forget what it holds of the file, so that the disk is read.
+    pub(super) fn forget_cached(&self) {
+        // Where that is refused, what is cached is read: less is found, nothing is lost.
+        let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed);
+    }
+
     pub(super) fn read_exact_at(&self, bytes: &mut [u8], at: u64) -> io::Result<()> {
         self.file.read_exact_at(bytes, at)
     }

@@ -15,7 +15,7 @@ use super::disk::{Disk, DiskFile};
 use super::index::{Index, Pack};
 use super::pack::{self, Located};
 use super::superblock::Superblock;
-use super::{LoadedCheckpoint, Store, Unsure};
+use super::{LoadedCheckpoint, Store, Unsure, scrub};
 use crate::data::{Error, Lock, Options, Seal};
 
 /// A pack as it was found.
@@ -106,7 +106,7 @@ impl Store {
     fn new(shared: Arc<Shared>, newest: &Superblock, doomed: Vec<u32>, lock: Lock) -> Self {
         Self {
             shared,
-            writer: None,
+            threads: Vec::new(),
             newest: newest.newest.clone(),
             before: newest.before.clone(),
             retiring: Vec::new(),
@@ -148,9 +148,14 @@ impl Store {
         let mut store = Self::new(shared.clone(), &newest, doomed, lock);
         store.damaged = Some(damaged);
         store.recount();
-        let writer = thread::Builder::new().name("early".into());
-        let writer = writer.spawn(move || shared.write_early());
-        store.writer = Some(writer.map_err(Error::io("start a thread for", dir))?);
+        let (early, scrubbed) = (shared.clone(), shared);
+        let threads = [
+            thread::Builder::new().name("early".into()).spawn(move || early.write_early()),
+            thread::Builder::new().name("scrub".into()).spawn(move || scrub::run(&scrubbed)),
+        ];
+        for started in threads {
+            store.threads.push(started.map_err(Error::io("start a thread for", dir))?);
+        }
         Ok((store, newest.newest))
     }
 }

@@ -64,13 +64,10 @@ pub(crate) fn verify(
             damages.push(Damage::new(&slot, None, what, NOTHING));
         }
     }
-    let (newest, _) = match Superblock::newest(dir, &seal) {
-        Ok((newest, _)) => newest,
-        Err(_) => {
-            let what = "neither superblock can be read, so no checkpoint is known".to_owned();
-            damages.push(Damage::new(dir, None, what, RECOVER));
-            return Ok(damages);
-        }
+    let Ok(((newest, _), _)) = Superblock::newest(dir, &seal) else {
+        let what = "neither superblock can be read, so no checkpoint is known".to_owned();
+        damages.push(Damage::new(dir, None, what, RECOVER));
+        return Ok(damages);
     };
     check_packs(dir, &seal, &options, &newest, &mut damages)?;
     let (store, _) = Store::look(dir, seal, options, lock)?;

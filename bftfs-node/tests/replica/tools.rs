@@ -120,3 +120,30 @@ fn verify_lists_what_is_damaged() {
     }
     assert_eq!(cluster.look("verify", 0).0, 0, "it is whole again");
 }
+
+#[test]
+fn a_running_replica_scrubs_its_store_when_it_is_asked() {
+    let mut cluster = stopped();
+    let data = cluster.data(0);
+    cluster.start_all();
+    let scrub = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bftfs-node"));
+        command.arg("scrub").arg("--socket").arg(data.join("status.sock"));
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, said) = scrub();
+    assert!(code == 0 && said.contains(" 0 blocks are damaged"), "{said}");
+    let store = cluster.status(0).unwrap()["store"].clone();
+    assert_eq!(store["scrub"]["finished"], 1, "{store}");
+    assert!(store["scrub"]["done_bytes"].as_u64() > Some(8 * 20_000), "{store}");
+
+    let pack = data.join("store/0000000001.pack");
+    let bytes = fs::read(&pack).unwrap();
+    let damage = std::os::unix::fs::FileExt::write_all_at;
+    let file = fs::OpenOptions::new().write(true).open(&pack).unwrap();
+    damage(&file, &[bytes[30_000] ^ 1], 30_000).unwrap();
+    let (code, said) = scrub();
+    assert!(code == 1 && said.contains(" 1 blocks are damaged"), "{said}");
+    assert_eq!(cluster.status(0).unwrap()["store"]["damaged"], 1);
+}
