@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bftfs_fs::FileSystem;
 use bftfs_net::{Clock, Event, Links};
+use bftfs_proto::Digest;
 use bftfs_proto::engine::{Input, Outbox, Release};
 use bftfs_proto::replica::Replica;
 use bftfs_proto::types::{Mono, ReplicaId, View};
@@ -52,8 +53,8 @@ pub async fn run(node: Node, socket: &Path) -> anyhow::Result<()> {
         at.view,
         at.last_executed
     );
-    let (driver, done) = Driver::start(node, links)?;
-    let result = driver.run(events, done, queries, &mut signals).await;
+    let (driver, done, damaged) = Driver::start(node, links)?;
+    let result = driver.run(events, done, queries, damaged, &mut signals).await;
     drop(status);
     result
 }
@@ -107,7 +108,10 @@ struct Driver {
 }
 
 impl Driver {
-    fn start(node: Node, links: Links) -> io::Result<(Self, mpsc::UnboundedReceiver<Done>)> {
+    fn start(
+        node: Node,
+        links: Links,
+    ) -> io::Result<(Self, mpsc::UnboundedReceiver<Done>, mpsc::UnboundedReceiver<Digest>)> {
         let (done, receiver) = mpsc::unbounded_channel();
         let driver = Self {
             me: node.me,
@@ -124,7 +128,7 @@ impl Driver {
             storing: 0,
             diverged: false,
         };
-        Ok((driver, receiver))
+        Ok((driver, receiver, node.damaged))
     }
 
     async fn run(
@@ -132,6 +136,7 @@ impl Driver {
         mut events: mpsc::Receiver<Event>,
         mut done: mpsc::UnboundedReceiver<Done>,
         mut queries: mpsc::Receiver<Query>,
+        mut damaged: mpsc::UnboundedReceiver<Digest>,
         signals: &mut Signals,
     ) -> anyhow::Result<()> {
         let timer = tokio::time::sleep(Duration::ZERO);
@@ -159,6 +164,9 @@ impl Driver {
                     }
                 }
                 Some(query) = queries.recv() => query.answer(self.report()),
+                Some(digest) = damaged.recv(), if self.replica.takes_damage() => {
+                    self.step(Input::Damaged(digest));
+                }
                 () = &mut timer, if armed.is_some() => {
                     armed = None;
                     self.step(Input::Timeout);

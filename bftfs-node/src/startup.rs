@@ -1,6 +1,7 @@
 //! From files to a replica: the cluster file, the certificate, the data directory.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, ensure};
 use bftfs_fs::FileSystem;
@@ -9,12 +10,14 @@ use bftfs_proto::engine::Record;
 use bftfs_proto::message::StateRoot;
 use bftfs_proto::replica::{Loaded, Recovery, Replica, Setup};
 use bftfs_proto::types::ReplicaId;
-use bftfs_proto::{Digest, Tree, codec};
+use bftfs_proto::{Digest, codec};
+use bftfs_state::{OpenError, Source};
 use tokio::sync::mpsc::UnboundedReceiver;
+use tracing::warn;
 
 use crate::data::{self, Opened, Options};
 use crate::journal::Journal;
-use crate::store::{Blocks, LoadedCheckpoint, Store};
+use crate::store::{Blocks, Store};
 use crate::writer::entry;
 
 /// Where everything is.
@@ -72,18 +75,29 @@ impl Node {
         let Opened { journal, records, mut store, checkpoint } =
             data::open(&paths.data, &owner, &options)?;
         let damaged = store.take_damaged().expect("nobody took it before");
-        let loaded = checkpoint.map(|checkpoint| load(&store, &checkpoint)).transpose();
-        let loaded = loaded.with_context(|| unusable("the checkpoint", &paths.data))?;
         let records = records.iter().map(|bytes| codec::decode(bytes)).collect::<Result<_, _>>();
         let records: Vec<Record> = records.with_context(|| unusable("the journal", &paths.data))?;
-        if let Some(Loaded { root, .. }) = &loaded {
-            let known =
-                |r: &Record| matches!(r, Record::Stable(_, stable) if stable.seq >= root.seq);
-            // It is stored after that: a journal without it has lost what was promised since, too.
-            let lost = || unusable("the journal, which does not know the checkpoint,", &paths.data);
-            ensure!(records.iter().any(known), lost());
-        }
-        let setup = Setup { cluster: file.cluster(), me, signer: identity.signer() };
+        let blocks = store.blocks();
+        let source: Arc<dyn Source> = Arc::new(blocks.clone());
+        let loaded = match checkpoint {
+            Some(checkpoint) => {
+                let root: StateRoot = codec::decode(&checkpoint.meta)
+                    .with_context(|| unusable("the checkpoint", &paths.data))?;
+                // It is stored after that: a journal without it has lost what was promised since.
+                let known = |record: &Record| match record {
+                    Record::Stable(_, stable) => stable.seq >= root.seq,
+                    _ => false,
+                };
+                let lost =
+                    || unusable("the journal, which does not know the checkpoint,", &paths.data);
+                ensure!(root.seq.0 == 0 || records.iter().any(known), lost());
+                load(root, &source, file.replicas.len() > 1)
+                    .with_context(|| unusable("the checkpoint", &paths.data))?
+            }
+            None => None,
+        };
+        let (cluster, signer) = (file.cluster(), identity.signer());
+        let setup = Setup { cluster, me, signer, source };
         let service = FileSystem::new(file.capacity_bytes, file.capacity_inodes);
         let clock = Clock::default();
         let replica = Replica::recover(setup, service, clock.now(), loaded, records);
@@ -96,7 +110,7 @@ impl Node {
             replica,
             durability,
             journal,
-            blocks: store.blocks(),
+            blocks,
             damaged,
             store,
             #[cfg(feature = "byzantine")]
@@ -152,22 +166,15 @@ fn unusable(what: &str, data: &Path) -> String {
     )
 }
 
-/// Opens the trees of a checkpoint, each block verified.
-fn load(store: &Store, checkpoint: &LoadedCheckpoint) -> anyhow::Result<Loaded> {
-    let root: StateRoot = codec::decode(&checkpoint.meta)?;
-    let mut failure = None;
-    let mut fetch = |digest: &Digest| match store.get(digest) {
-        Ok(block) => block,
-        Err(error) => {
-            failure = Some(error);
-            None
+/// Opens the trees of a checkpoint, each page verified. Where pages are damaged, the others' state
+/// takes the place of this one, if there are others: what was promised is in the journal.
+fn load(root: StateRoot, source: &Arc<dyn Source>, others: bool) -> anyhow::Result<Option<Loaded>> {
+    match Loaded::open(root, source) {
+        Ok(loaded) => Ok(Some(loaded)),
+        Err(error @ (OpenError::Missing(_) | OpenError::Mismatch(_))) if others => {
+            warn!("checkpoint {} is damaged: {error}; what is missing is fetched", root.seq.0);
+            Ok(None)
         }
-    };
-    let trees = Tree::open(root.sessions, &mut fetch)
-        .and_then(|sessions| Ok((sessions, Tree::open(root.service, &mut fetch)?)));
-    match (trees, failure) {
-        (_, Some(error)) => Err(error.into()),
-        (Err(error), None) => Err(error.into()),
-        (Ok((sessions, service)), None) => Ok(Loaded { root, sessions, service }),
+        Err(error) => Err(error.into()),
     }
 }

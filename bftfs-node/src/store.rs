@@ -14,7 +14,6 @@ mod index;
 mod open;
 mod pack;
 mod scrub;
-mod source;
 mod superblock;
 #[cfg(test)]
 mod tests;
@@ -37,7 +36,6 @@ use self::blocks::Shared;
 pub use self::blocks::{Blocks, Contents, Reader, StoreReport};
 use self::disk::Disk;
 pub use self::scrub::ScrubReport;
-pub use self::source::Source;
 use self::superblock::Superblock;
 pub use self::verify::Damage;
 pub(crate) use self::verify::verify;

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use bftfs_state::{Block, Digest, is_block};
+use bftfs_state::{Block, Digest, Source, is_block};
 use bytes::Bytes;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
@@ -16,7 +16,6 @@ use super::disk::Disk;
 use super::index::{Index, Place};
 use super::pack;
 use super::scrub::{Scrub, ScrubReport};
-use super::source::Source;
 use crate::data::{Options, Seal};
 
 /// Blocks that are written at once by the thread that writes early.
@@ -261,7 +260,7 @@ impl Source for Blocks {
     }
 
     fn has(&self, digest: &Digest) -> bool {
-        self.0.index().has(digest)
+        self.0.index().is_here(digest)
     }
 }
 

@@ -95,6 +95,11 @@ impl Index {
         self.pending.contains_key(digest) || self.entries.contains_key(digest)
     }
 
+    /// Whether it can be read, as far as is known.
+    pub(super) fn is_here(&self, digest: &Digest) -> bool {
+        self.pending.contains_key(digest) || self.is_placed(digest)
+    }
+
     /// Whether a copy stands in a pack that is not known to be damaged.
     pub(super) fn is_placed(&self, digest: &Digest) -> bool {
         self.entries.get(digest).is_some_and(|entry| entry.pack != NOWHERE)

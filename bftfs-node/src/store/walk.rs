@@ -1,6 +1,6 @@
 //! Walking the trees on disk, page by page; values are not read.
 
-use bftfs_state::{Digest, block_children};
+use bftfs_state::{Children, Digest, block_children};
 
 use super::blocks::Shared;
 
@@ -21,17 +21,12 @@ pub(super) fn walk(
             unreadable.push(digest);
             continue;
         };
-        let Ok(children) = block_children(&digest, &bytes) else {
-            unreadable.push(digest);
-            continue;
-        };
-        // The level comes first.
-        if bytes.first() == Some(&0) {
-            children.iter().for_each(|value| {
+        match block_children(&digest, &bytes) {
+            Ok(Children::Values(values)) => values.iter().for_each(|value| {
                 visit(value);
-            });
-        } else {
-            pages.extend(children);
+            }),
+            Ok(Children::Pages(children)) => pages.extend(children),
+            Err(_) => unreadable.push(digest),
         }
     }
     unreadable

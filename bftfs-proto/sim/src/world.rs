@@ -41,6 +41,8 @@ const FAULTS_NANOS: u64 = 6_000 * MILLI;
 const DEAF_NANOS: u64 = 5 * MILLI;
 /// How long a run may take after that until all is done, in nanoseconds of virtual time.
 const LIVENESS_NANOS: u64 = 60_000 * MILLI;
+/// Steps after which those with damaged values look through their stores again.
+const SCRUB_STEPS: u32 = 200;
 /// Makes the choice of liars independent of that of faults: a run without them is the same run.
 const CAST_SEED: u64 = 0x6361_7374;
 
@@ -302,9 +304,11 @@ impl<W: Workload> World<W> {
         while !self.converged(goal) {
             self.step_before(bound)?;
         }
-        self.scrub()?;
         while !self.correct().all(|id| self.node(id).rotten().is_empty()) {
-            self.step_before(bound)?;
+            self.scrub()?;
+            for _ in 0..SCRUB_STEPS {
+                self.step_before(bound)?;
+            }
         }
         self.judge_states()?;
         let mut replicas = self.correct().filter_map(|id| self.node(id).replica());

@@ -80,6 +80,10 @@ impl<S: Service> Replica<S> {
             }
         }
         for (what, mut want) in due {
+            if self.is_given_up(&what, want.attempts) {
+                self.wants.remove(&what);
+                continue;
+            }
             want.attempts += 1;
             let pause = FETCH_PAUSE_NANOS.saturating_mul(u64::from(want.attempts.min(16)));
             want.due = now.after(pause);

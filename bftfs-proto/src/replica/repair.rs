@@ -13,8 +13,11 @@ use crate::service::Service;
 
 use super::{Fault, Replica};
 
-/// Blocks that are asked for at once. Whoever finds more damage finds it again later.
+/// Blocks that are asked for at once. Whoever finds more damage tells later.
 const LACKING_MAX: usize = 32;
+/// How often a block is asked for that nothing waits for: about two seconds. Then it may be one
+/// that no state needs any more; whoever finds that one does tells again.
+const ATTEMPTS_MAX: u32 = 12;
 
 /// What is to be repaired.
 #[derive(Debug, Default)]
@@ -47,6 +50,20 @@ impl<S: Service> Replica<S> {
             self.repair.lacking.insert(digest);
             self.want(Fetch::Block(digest));
         }
+    }
+
+    /// Whether more damage is taken note of at present.
+    #[must_use]
+    pub fn takes_damage(&self) -> bool {
+        self.repair.lacking.len() < LACKING_MAX
+    }
+
+    /// Whether a block was asked for in vain for long enough.
+    pub(super) fn is_given_up(&mut self, what: &Fetch, attempts: u32) -> bool {
+        let Fetch::Block(digest) = what else { return false };
+        let fetched = self.transfer.as_ref().is_some_and(|transfer| transfer.misses(digest));
+        let needed = fetched || self.repair.stalled == Some(*digest);
+        attempts >= ATTEMPTS_MAX && !needed && self.repair.lacking.remove(digest)
     }
 
     /// Execution needs this block: it waits.

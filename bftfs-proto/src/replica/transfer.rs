@@ -34,6 +34,11 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
+    /// Whether this block of the new state is not here.
+    pub(super) fn misses(&self, digest: &Digest) -> bool {
+        self.missing.contains(digest)
+    }
+
     /// Goes down from the page `digest` as far as blocks are here and notes where they end.
     fn walk(&mut self, source: &dyn Source, digest: Digest) {
         let mut pages = Vec::from([digest]);

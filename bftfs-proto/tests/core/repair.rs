@@ -39,11 +39,7 @@ fn what_needs_a_damaged_block_waits_for_it_and_all_else_goes_on() {
     node.blocks.damage(block);
     let batch = batch(&[&append(2, b"y")]);
     let seq = K + 1;
-    node.ask(&append(2, b"y"));
-    node.hear(replica(0), &pre_prepare(seq, &batch));
-    node.hear(replica(2), &prepare(seq, &batch));
-    node.hear(replica(0), &commit(seq, &batch));
-    let outputs = node.hear(replica(2), &commit(seq, &batch));
+    let outputs = node.order_only(seq, &append(2, b"y"));
     assert_eq!(answers(&outputs), [], "nothing is answered from what is not there");
     assert_eq!(node.replica.executed(), Seq(K));
     assert_eq!(node.replica.decided(Seq(seq)), Some(batch.digest(&id())), "it votes on");
@@ -98,4 +94,17 @@ fn what_a_scrub_may_have_asked_for_is_bounded() {
 fn unasked_blocks_are_refused() {
     let (mut node, block, bytes) = with_a_block();
     node.refuses(replica(2), &Message::Data(Data::Block(block, bytes)), "Unasked");
+}
+
+#[test]
+fn a_block_that_nobody_has_is_given_up_unless_something_waits_for_it() {
+    let (mut node, block, _) = with_a_block();
+    node.input(Input::Damaged(block));
+    (0..40).for_each(|_| drop(node.tick()));
+    assert_eq!((node.replica.status().lacking, node.replica.sizes().wants), (0, 0));
+
+    node.blocks.damage(block);
+    node.order_only(K + 1, &append(2, b"y"));
+    (0..40).for_each(|_| drop(node.tick()));
+    assert_eq!(node.replica.status().lacking, 1);
 }

@@ -288,6 +288,17 @@ impl Node {
 
     /// Has backup 1 order and execute `requests` under `seq` with the others' votes.
     pub(crate) fn order(&mut self, seq: u64, requests: &[&Request]) -> Vec<Out> {
+        let outputs = self.decide(seq, requests);
+        assert_eq!(self.replica.executed(), Seq(seq));
+        outputs
+    }
+
+    /// The same with one request, whether or not it can be executed.
+    pub(crate) fn order_only(&mut self, seq: u64, request: &Request) -> Vec<Out> {
+        self.decide(seq, &[request])
+    }
+
+    fn decide(&mut self, seq: u64, requests: &[&Request]) -> Vec<Out> {
         let batch = batch(requests);
         let mut outputs = Vec::new();
         requests.iter().for_each(|request| outputs.extend(self.ask(request)));
@@ -295,7 +306,6 @@ impl Node {
         outputs.extend(self.hear(replica(2), &prepare(seq, &batch)));
         outputs.extend(self.hear(replica(0), &commit(seq, &batch)));
         outputs.extend(self.hear(replica(2), &commit(seq, &batch)));
-        assert_eq!(self.replica.executed(), Seq(seq));
         outputs
     }
 
