@@ -284,7 +284,25 @@ impl DevCluster {
     /// # Errors
     /// If there is no such replica, it still has its data, it does not start, or the others are
     /// not enough to bring it back.
-    pub fn recover(&self, id: u32, mut told: impl FnMut(&str)) -> Result<()> {
+    pub fn recover(&self, id: u32, told: impl FnMut(&str)) -> Result<()> {
+        self.recover_within(id, RECOVER_PATIENCE, || Ok(()), told)
+    }
+
+    /// As [`recover`](Self::recover), but each step may take `patience`, and it is given up as soon
+    /// as `go_on` fails.
+    ///
+    /// # Errors
+    /// As [`recover`](Self::recover), and what `go_on` says.
+    pub fn recover_within(
+        &self,
+        id: u32,
+        patience: Duration,
+        go_on: impl Fn() -> Result<()>,
+        mut told: impl FnMut(&str),
+    ) -> Result<()> {
+        let wait_for = |what: &str, holds: &dyn Fn(&Counters) -> bool| {
+            self.wait_for(id, what, patience, &go_on, holds)
+        };
         self.replica(id)?.stop()?;
         self.make_data("recover", id)?;
         self.start(id)?;
@@ -292,7 +310,7 @@ impl DevCluster {
         told("it listens to the others");
         let listening = |counters: &Counters| counters.other.get("listening").cloned();
         let bounds = |counters: &Counters| listening(counters).and_then(|l| l.get(1)?.as_u64());
-        let view = self.wait_for(id, "learn what it may have promised", |c| bounds(c).is_some())?;
+        let view = wait_for("learn what it may have promised", &|c| bounds(c).is_some())?;
         let view = bounds(&view).unwrap_or_default();
         told(&format!("it waits for view {view}"));
         while self.view_of_others(id)? < view {
@@ -300,15 +318,16 @@ impl DevCluster {
             for other in (0..self.replicas).filter(|other| *other != id) {
                 self.process(other).signal(rustix::process::Signal::USR2)?;
             }
-            let deadline = Instant::now() + RECOVER_PATIENCE;
+            let deadline = Instant::now() + patience;
             while self.view_of_others(id)? == before {
+                go_on()?;
                 ensure!(Instant::now() < deadline, "the others do not change their view");
                 thread::sleep(POLL);
             }
         }
         told("it fetches the state, and the others go on until it may vote");
         let awake = |c: &Counters| listening(c).is_none_or(|listening| listening.is_null());
-        self.wait_for(id, "vote again", awake).map(drop)
+        wait_for("vote again", &awake).map(drop)
     }
 
     fn view_of_others(&self, id: u32) -> Result<u64> {
@@ -317,16 +336,24 @@ impl DevCluster {
         views.min().context("no other replica answers")
     }
 
-    fn wait_for(&self, id: u32, what: &str, holds: impl Fn(&Counters) -> bool) -> Result<Counters> {
-        let deadline = Instant::now() + RECOVER_PATIENCE;
+    fn wait_for(
+        &self,
+        id: u32,
+        what: &str,
+        patience: Duration,
+        go_on: &dyn Fn() -> Result<()>,
+        holds: &dyn Fn(&Counters) -> bool,
+    ) -> Result<Counters> {
+        let deadline = Instant::now() + patience;
         loop {
-            if let Some(counters) = self.status_of(id).counters.filter(&holds) {
+            go_on()?;
+            if let Some(counters) = self.status_of(id).counters.filter(holds) {
                 return Ok(counters);
             }
             ensure!(
                 Instant::now() < deadline,
                 "replica {id} did not {what} within {} s: are all others up?",
-                RECOVER_PATIENCE.as_secs()
+                patience.as_secs()
             );
             thread::sleep(POLL);
         }
