@@ -9,6 +9,7 @@ use bftfs_adversary::Role;
 use clap::Args;
 use serde_json::json;
 
+use crate::bytes::Bytes;
 use crate::progress::Progress;
 use crate::{machine, output};
 
@@ -18,6 +19,7 @@ mod lie;
 mod load;
 mod report;
 mod site;
+mod wiped;
 
 use report::Report;
 
@@ -48,6 +50,12 @@ pub(crate) struct Options {
     /// Operations that it misses
     #[arg(long, default_value_t = 10_000)]
     operations: u64,
+    /// Bytes of files that there are when a replica loses its disk
+    #[arg(long, value_name = "BYTES", default_value = "1GiB")]
+    state_bytes: Bytes,
+    /// Times that a replica loses its disk
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    wipes: u16,
     /// Where clusters keep their data: a directory on a disk
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     dir: PathBuf,
@@ -65,6 +73,8 @@ enum Part {
     Lie,
     /// A replica comes back after it missed much
     Away,
+    /// A replica that lost its disk is brought back by its operator
+    Wiped,
 }
 
 /// Where a liar is when it begins.
@@ -112,6 +122,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         ("turns", json!(options.turns)),
         ("turn_seconds", json!(options.seconds)),
         ("missed_operations", json!(options.operations)),
+        ("state_bytes", json!(options.state_bytes)),
         ("cluster", json!("4 replicas, strict, durability sync")),
     ]);
     let dir = tempfile::Builder::new().prefix("bftfs-bench-").tempdir_in(&options.dir);
@@ -122,6 +133,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     if options.wants(Part::Away) {
         report.away = Some(away::measure(dir.path(), options.absences, options.operations)?);
+    }
+    if options.wants(Part::Wiped) {
+        report.wiped = Some(wiped::measure(dir.path(), options.wipes, options.state_bytes)?);
     }
     if options.wants(Part::Lie) {
         measure_lies(options, dir.path(), &mut report)?;

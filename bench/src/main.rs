@@ -6,10 +6,12 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod andrew;
+mod bytes;
 mod caches;
 mod clusters;
 mod columns;
 mod faults;
+mod fill;
 mod interrupt;
 mod machine;
 mod micro;
@@ -17,6 +19,7 @@ mod output;
 mod passthrough;
 mod procstat;
 mod progress;
+mod room;
 mod stats;
 mod target;
 

@@ -62,15 +62,15 @@ fn once(dir: &Path, missed: u64) -> Result<(f64, u64)> {
     site.cluster.restart(AWAY)?;
     let counters = site.wait_for(AWAY, target)?;
     let took = start.elapsed().as_secs_f64();
-    takes_part(&site)?;
+    takes_part(&site, OTHER)?;
     Ok((took, counters.bytes_received))
 }
 
-/// With another replica stopped, nothing is done without the one that came back.
-fn takes_part(site: &Site) -> Result<()> {
-    site.cluster.replica(OTHER)?.signal(Signal::STOP)?;
+/// With `other` stopped, nothing is done without the one that came back.
+pub(super) fn takes_part(site: &Site, other: u32) -> Result<()> {
+    site.cluster.replica(other)?.signal(Signal::STOP)?;
     let proof = site.mount.point().join("proof");
     let written = wait_for("nothing can be written", || fs::write(&proof, "proof").ok());
-    site.cluster.replica(OTHER)?.signal(Signal::CONT)?;
+    site.cluster.replica(other)?.signal(Signal::CONT)?;
     written
 }

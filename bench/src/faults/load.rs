@@ -42,6 +42,11 @@ pub(super) struct Load {
 impl Load {
     /// Begins to work below `dir`, in which there is nothing of an earlier load.
     pub(super) fn start(dir: &Path) -> Result<Self> {
+        Self::paced(dir, Duration::ZERO)
+    }
+
+    /// The same, but each thread rests for a while before it begins with another file.
+    pub(super) fn paced(dir: &Path, rest: Duration) -> Result<Self> {
         let mut load = Self {
             stop: Arc::default(),
             book: Arc::default(),
@@ -55,6 +60,9 @@ impl Load {
                 let worker = Worker { dir, book };
                 while !stop.load(Ordering::Relaxed) {
                     worker.round();
+                    if !rest.is_zero() {
+                        thread::sleep(rest);
+                    }
                 }
             }));
         }

@@ -11,6 +11,8 @@ use super::Place;
 use super::away::Away;
 use super::kill::Killed;
 use super::lie::Sample;
+use super::wiped::Wiped;
+use crate::bytes::Bytes;
 use crate::stats::Summary;
 
 /// The whole report; its JSON form is the output.
@@ -22,6 +24,8 @@ pub(super) struct Report {
     pub kill: Option<Killed>,
     /// A replica was away.
     pub away: Option<Away>,
+    /// A replica lost its disk.
+    pub wiped: Option<Wiped>,
     /// A replica lied: by role and place.
     pub lies: BTreeMap<&'static str, BTreeMap<Place, Lies>>,
 }
@@ -40,7 +44,7 @@ impl Lies {
 
 impl Report {
     pub(super) fn new(settings: BTreeMap<&'static str, Value>) -> Self {
-        Self { settings, kill: None, away: None, lies: BTreeMap::new() }
+        Self { settings, kill: None, away: None, wiped: None, lies: BTreeMap::new() }
     }
 
     pub(super) fn add(&mut self, role: Role, place: Place, sample: Sample) {
@@ -53,6 +57,7 @@ impl Report {
         let tables = [
             self.kill.as_ref().map(kill_table),
             self.away.as_ref().map(away_table),
+            self.wiped.as_ref().map(wiped_table),
             (!self.lies.is_empty()).then(|| self.lies_table()),
         ];
         tables.into_iter().flatten().map(|table| table.to_string()).collect::<Vec<_>>().join("\n")
@@ -116,6 +121,24 @@ fn away_table(away: &Away) -> Table {
     table.add_row(["until it is level".to_owned(), cell(seconds.median), cell(seconds.max)]);
     let cell = |value| format!("{:.2} MB", value / 1e6);
     table.add_row(["received until then".to_owned(), cell(bytes.median), cell(bytes.max)]);
+    right(table, 1)
+}
+
+fn wiped_table(wiped: &Wiped) -> Table {
+    let title = format!("a replica lost its disk, {} of state", Bytes(wiped.state_bytes));
+    let mut table = table([title.as_str(), "median", "worst"]);
+    let mut add = |what: &str, summary: &Summary, cell: fn(f64) -> String| {
+        table.add_row([what.to_owned(), cell(summary.median), cell(summary.max)]);
+    };
+    let (seconds, bytes) =
+        (|value| format!("{value:.2} s"), |value| format!("{:.1} MB", value / 1e6));
+    add("until its state is there", &wiped.state_seconds, seconds);
+    add("received until then", &wiped.state_bytes_received, bytes);
+    add("until it votes again", &wiped.voting_seconds, seconds);
+    add("received until then", &wiped.voting_bytes_received, bytes);
+    let cell = |value| format!("{value:.0}/s");
+    let rate = &wiped.load_rate;
+    table.add_row(["calls meanwhile".to_owned(), cell(rate.median), cell(rate.min)]);
     right(table, 1)
 }
 

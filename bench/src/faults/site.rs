@@ -50,6 +50,12 @@ impl Site {
         known.map(|counters| counters.last_executed).max().context("no replica answers")
     }
 
+    /// Bytes that the file system says are used.
+    pub(super) fn used(&self) -> Result<u64> {
+        let statvfs = rustix::fs::statvfs(self.mount.point())?;
+        Ok(statvfs.f_blocks.saturating_sub(statvfs.f_bfree) * statvfs.f_frsize)
+    }
+
     /// Waits until replica `id` has executed up to `seq`, in a view that has begun.
     pub(super) fn wait_for(&self, id: u32, seq: u64) -> Result<Counters> {
         let up = || {
