@@ -31,15 +31,17 @@ impl FromStr for Bytes {
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fits = UNITS.iter().find(|(_, factor)| self.0 >= *factor);
-        match fits {
-            None => f.write_str("0 B"),
-            Some((unit, factor)) if self.0.is_multiple_of(*factor) => {
-                write!(f, "{} {unit}", self.0 / factor)
-            }
-            Some((unit, factor)) => write!(f, "{:.1} {unit}", self.0 as f64 / *factor as f64),
-        }
+        f.write_str(&show(self.0 as f64))
     }
+}
+
+/// So many bytes, for people: in the largest unit of which there is one.
+pub(crate) fn show(bytes: f64) -> String {
+    let fits = UNITS.iter().find(|(_, factor)| bytes >= *factor as f64);
+    let (unit, factor) = fits.unwrap_or(&UNITS[UNITS.len() - 1]);
+    let number = bytes / *factor as f64;
+    let digits = usize::from(number.fract() != 0.0);
+    format!("{number:.digits$} {unit}")
 }
 
 #[cfg(test)]

@@ -9,6 +9,13 @@ use crate::target::Target;
 /// Asks the kernel to drop page cache, dentries and inodes (proc_sys_vm(5)).
 const DROP_CACHES: &str = "/proc/sys/vm/drop_caches";
 
+/// Drops all of the kernel's caches, once nothing in them waits for a disk. Tells whether this
+/// process may: that takes root.
+pub(crate) fn drop_kernels() -> bool {
+    rustix::fs::sync();
+    fs::write(DROP_CACHES, "3").is_ok()
+}
+
 /// Which caches a phase finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Caches {

@@ -206,7 +206,7 @@ fn spread_subdirectories(dir: &Path) {
 }
 
 /// For the report: the kind of file system that `dir` lies on.
-fn describe(dir: &Path) -> String {
+pub(crate) fn describe(dir: &Path) -> String {
     match rustix::fs::statfs(dir) {
         Ok(statfs) => match u64::from_ne_bytes(statfs.f_type.to_ne_bytes()) {
             0xef53 => "ext4".to_owned(),

@@ -63,22 +63,37 @@ pub(crate) fn mix(number: u64) -> u64 {
 /// Takes `step` for every number below `count` on `threads` threads, and shows how far it is.
 ///
 /// # Errors
-/// The first failure of a step, after which no other is begun; or that the person asked to stop.
+/// As [`quietly`].
 pub(crate) fn parallel(
     label: &str,
     count: usize,
     threads: usize,
     step: impl Fn(usize) -> Result<()> + Sync,
 ) -> Result<()> {
-    let (next, done, failed) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
-    let (progress, start) = (Progress::new(TOLD), Instant::now());
+    let (done, start) = (AtomicUsize::new(0), Instant::now());
+    let progress = Progress::new(TOLD.min(count));
     progress.begin(label);
-    let tell = |done: usize| {
+    quietly(count, threads, |number| {
+        step(number)?;
+        let done = done.fetch_add(1, Ordering::Relaxed) + 1;
         if done * TOLD / count != (done - 1) * TOLD / count {
             let rate = done as f64 / start.elapsed().as_secs_f64();
             progress.end(&format!("{label}: {done} of {count}, {rate:.0}/s"));
         }
-    };
+        Ok(())
+    })
+}
+
+/// Takes `step` for every number below `count` on `threads` threads.
+///
+/// # Errors
+/// The first failure of a step, after which no other is begun; or that the person asked to stop.
+pub(crate) fn quietly(
+    count: usize,
+    threads: usize,
+    step: impl Fn(usize) -> Result<()> + Sync,
+) -> Result<()> {
+    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
     let work = || -> Result<()> {
         while !failed.load(Ordering::Relaxed) {
             let number = next.fetch_add(1, Ordering::Relaxed);
@@ -87,12 +102,11 @@ pub(crate) fn parallel(
             }
             let taken = interrupt::check().and_then(|()| step(number));
             taken.inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
-            tell(done.fetch_add(1, Ordering::Relaxed) + 1);
         }
         Ok(())
     };
     thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let workers: Vec<_> = (0..threads.min(count)).map(|_| scope.spawn(work)).collect();
         let ends = workers.into_iter().map(|worker| match worker.join() {
             Ok(end) => end,
             Err(_) => Err(anyhow!("a worker panicked")),

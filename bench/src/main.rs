@@ -21,6 +21,7 @@ mod procstat;
 mod progress;
 mod room;
 mod stats;
+mod store;
 mod target;
 
 /// Benchmarks of bftfs mounts and of any other directory
@@ -39,6 +40,8 @@ enum Command {
     Micro(micro::Options),
     /// Replicas that die, lie or come back: what a mount notices of it
     Faults(faults::Options),
+    /// What a replica's store costs: with many files, large files, and over its starts
+    Store(store::Options),
     /// Mount a FUSE file system that passes everything to a directory: the floor of any FUSE mount
     Passthrough(passthrough::Options),
 }
@@ -66,6 +69,10 @@ fn run(command: Command) -> Result<()> {
         Command::Faults(options) => {
             interrupt::install()?;
             faults::run(&options)
+        }
+        Command::Store(options) => {
+            interrupt::install()?;
+            store::run(&options)
         }
         Command::Passthrough(options) => passthrough::run(&options),
     }

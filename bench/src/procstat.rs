@@ -1,8 +1,9 @@
-//! CPU time of processes, with nanosecond resolution.
+//! CPU time of processes, with nanosecond resolution; their memory, and what they write.
 //!
 //! `/proc/PID/stat` counts ticks of 10 ms, too coarse for a phase of 20 ms; the process clock
 //! (clock_getcpuclockid(3)) measures the same user and system time of all threads exactly.
 
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -27,6 +28,33 @@ fn cpu_time_of(pid: u32) -> Result<Duration> {
     Ok(Duration::from(clock.now()?))
 }
 
+/// Bytes of memory of the process `pid`: the line `name` of `/proc/PID/status`, `VmRSS` say.
+///
+/// # Errors
+/// If it has ended.
+pub(crate) fn memory(pid: u32, name: &str) -> Result<u64> {
+    Ok(field(pid, "status", name)? << 10)
+}
+
+/// Bytes that the process `pid` has had written to disk: `write_bytes` of `/proc/PID/io`, which
+/// counts pages when they become dirty, by system calls or in a mapping. A page that is changed
+/// again before the kernel has written it counts once, as it is written once.
+///
+/// # Errors
+/// If it has ended, or belongs to somebody else.
+pub(crate) fn written(pid: u32) -> Result<u64> {
+    field(pid, "io", "write_bytes")
+}
+
+/// A number of a file of `name: number` lines.
+fn field(pid: u32, file: &str, name: &str) -> Result<u64> {
+    let path = format!("/proc/{pid}/{file}");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let number = value.and_then(|value| value.split_whitespace().next()?.parse().ok());
+    number.with_context(|| format!("{path} does not tell {name}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,6 +71,16 @@ mod tests {
         let twice = cpu_time(&[own, own]).expect("own process is alive");
         assert!(twice >= once * 2);
         assert_eq!(cpu_time(&[]).expect("nothing to measure"), Duration::ZERO);
+    }
+
+    #[test]
+    fn memory_and_what_is_written_are_known_of_the_living() {
+        let own = std::process::id();
+        let resident = memory(own, "VmRSS").expect("own process is alive");
+        assert!(resident > 1 << 20 && resident <= memory(own, "VmHWM").expect("it is alive"));
+        let before = written(own).expect("own process is alive");
+        assert!(written(own).expect("own process is alive") >= before);
+        assert!(written(u32::MAX).is_err());
     }
 
     #[test]
