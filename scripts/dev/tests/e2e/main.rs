@@ -4,6 +4,7 @@
 //! other, and each leaves no process and no mount behind, however it ends.
 
 mod andrew;
+mod bench;
 mod crashes;
 mod failover;
 mod lab;
