@@ -37,6 +37,9 @@ pub(crate) struct Options {
     /// Only these parts
     #[arg(long, value_name = "PART,PART", value_delimiter = ',', value_enum)]
     only: Vec<Part>,
+    /// Replicas, of which the first is looked at; start takes one
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=19))]
+    replicas: u32,
     /// Whether votes, and so the store, wait for the disk
     #[arg(long, value_enum, default_value_t = Durability::Replicated)]
     durability: Durability,
@@ -155,6 +158,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if let Some(file) = &options.json {
         output::check_writable(file)?;
     }
+    ensure!(
+        options.replicas == 1 || !options.wants(Part::Start),
+        "--replicas {}: start measures a replica alone, since the others would answer for it; \
+         choose other parts with --only",
+        options.replicas
+    );
     let mut settings = machine::describe();
     settings.extend([
         ("pinning", json!(machine::pinning(None))),
@@ -162,13 +171,18 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         ("sample", json!(options.sample)),
         ("starts", json!(options.starts)),
         ("mode", json!(options.mode.name())),
-        ("cluster", json!(format!("1 replica, durability {}", options.durability.name()))),
+        ("replicas", json!(options.replicas)),
+        ("durability", json!(options.durability.name())),
         ("disk", json!(crate::columns::describe(&options.dir))),
     ]);
     let dir = tempfile::Builder::new().prefix("bftfs-bench-").tempdir_in(&options.dir);
     let dir = dir.with_context(|| format!("--dir {}", options.dir.display()))?;
-    let plan =
-        Plan { parent: dir.path().to_owned(), durability: options.durability, mode: options.mode };
+    let plan = Plan {
+        parent: dir.path().to_owned(),
+        replicas: options.replicas,
+        durability: options.durability,
+        mode: options.mode,
+    };
     let mut report = Report::new(settings);
     let measured = measure(options, &plan, &mut report);
     println!("{}", report.tables());
@@ -182,7 +196,8 @@ fn measure(options: &Options, plan: &Plan, report: &mut Report) -> Result<()> {
     let amounts = options.amounts()?;
     let room = Room::of(&plan.parent);
     measure_files(options, plan, &room, report)?;
-    let rewritten = |bytes: u64| bytes.saturating_mul(REWRITTEN);
+    let replicas = u64::from(plan.replicas);
+    let rewritten = |bytes: u64| bytes.saturating_mul(REWRITTEN * replicas);
     if options.wants(Part::Large) {
         let (bytes, local) = (options.large_bytes, plan.parent.join("local"));
         let needed = bytes.0.saturating_add(rewritten(bytes.0));
@@ -201,7 +216,7 @@ fn measure(options: &Options, plan: &Plan, report: &mut Report) -> Result<()> {
     if options.wants(Part::Memory) {
         let bytes = options.contents_bytes;
         // Nothing is removed, so little of the store is dead.
-        let needed = bytes.0.saturating_add(bytes.0 / 4);
+        let needed = bytes.0.saturating_add(bytes.0 / 4).saturating_mul(replicas);
         room.require(needed, &format!("{bytes} of contents"))?;
         let measured = contents::measure(&Site::new(plan)?, bytes);
         report.memory = Some(measured.context("memory")?);
@@ -218,7 +233,8 @@ fn measure_files(options: &Options, plan: &Plan, room: &Room, report: &mut Repor
     }
     let sizes = options.sizes()?;
     let largest = sizes.last().copied().context("--files: none are asked for")?;
-    room.require(largest as u64 * FILE_DISK_BYTES, &format!("{largest} files"))?;
+    let needed = largest as u64 * FILE_DISK_BYTES * u64::from(plan.replicas);
+    room.require(needed, &format!("{largest} files"))?;
     let mut site = Site::new(plan)?;
     let client = site.client()?;
     let mut population = Population::new(&client)?;

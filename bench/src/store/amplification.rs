@@ -9,11 +9,10 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use super::client::Client;
-use super::site::Site;
+use super::site::{Site, Written, WrittenBytes};
 use crate::bytes::Bytes;
 use crate::fill::{self, CHUNK_BYTES, Noise};
 use crate::interrupt;
-use crate::stats::Summary;
 
 /// Bytes of a small file, and of an overwrite.
 const SMALL_BYTES: usize = 4096;
@@ -37,10 +36,8 @@ pub(super) struct Case {
     pub(super) what: String,
     /// By the user; none where only the flush is measured.
     pub(super) user_bytes: u64,
-    /// By the replica, until everything was in its store.
-    pub(super) disk_bytes: Summary,
-    /// Per byte of the user.
-    pub(super) ratio: Option<f64>,
+    /// Until everything was in the store.
+    pub(super) written: WrittenBytes,
 }
 
 /// Measures every case.
@@ -101,13 +98,11 @@ impl Meter<'_> {
             let before = self.site.written()?;
             work(round as u64).with_context(|| what.clone())?;
             self.site.settle(self.client)?;
-            let written = self.site.written()? - before;
-            eprintln!("{what}, round {}: {} on disk", round + 1, Bytes(written));
-            samples.push(written as f64);
+            let written = self.site.written()?.since(before);
+            eprintln!("{what}, round {}: {written}", round + 1);
+            samples.push(written);
         }
-        let disk_bytes = Summary::of(&samples).context("rounds are at least one")?;
-        let ratio = (user_bytes > 0).then(|| disk_bytes.median / user_bytes as f64);
-        Ok(Case { what, user_bytes, disk_bytes, ratio })
+        Ok(Case { what, user_bytes, written: Written::summary(&samples)? })
     }
 }
 

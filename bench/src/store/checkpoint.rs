@@ -10,11 +10,10 @@ use serde::Serialize;
 
 use super::client::Client;
 use super::files::{FILE_BYTES, Population};
-use super::site::{Site, next_checkpoint};
+use super::site::{Site, Written, WrittenBytes, next_checkpoint};
 use crate::fill;
 use crate::interrupt;
 use crate::progress::Progress;
-use crate::stats::Summary;
 
 /// Operations that are classified together, or not at all if somebody else was served meanwhile: a
 /// multiple of four, and a few checkpoints.
@@ -48,7 +47,7 @@ pub(super) struct Checkpoints {
     pub(super) without: Latencies,
     /// Groups of operations that were not counted, because somebody else was served meanwhile.
     pub(super) disturbed: usize,
-    pub(super) bytes: Vec<Written>,
+    pub(super) bytes: Vec<Cost>,
 }
 
 /// Latencies in milliseconds.
@@ -71,10 +70,12 @@ pub(super) struct Bar {
 
 /// Bytes written for one checkpoint.
 #[derive(Debug, Serialize)]
-pub(super) struct Written {
+pub(super) struct Cost {
     /// Files that had changed since the checkpoint before.
     pub(super) changed: usize,
-    pub(super) bytes: Summary,
+    /// `None` if they cannot change between two checkpoints: alone, a replica takes a batch for
+    /// every operation.
+    pub(super) written: Option<WrittenBytes>,
 }
 
 /// How much is measured.
@@ -100,11 +101,20 @@ pub(super) fn measure(
     for &changed in amounts.changed {
         ensure!(changed <= files.len(), "--changed {changed}: there are only {}", files.len());
         let once = |round| written(site, client, &files[..changed], round);
-        let samples = (0..amounts.rounds).map(once).collect::<Result<Vec<_>>>();
+        let samples = (0..amounts.rounds).map(once).collect::<Result<Option<Vec<_>>>>();
         let samples = samples.with_context(|| format!("with {changed} changed files"))?;
-        eprintln!("a checkpoint after {changed} changed files: {samples:?} bytes");
-        let summary = Summary::of(&samples).context("rounds are at least one")?;
-        bytes.push(Written { changed, bytes: summary });
+        let Some(samples) = samples else {
+            eprintln!(
+                "checkpoint: {changed} changes take more than the {CHECKPOINT_INTERVAL_SEQS} \
+                 batches between two checkpoints; with --replicas 4 there are several in a batch"
+            );
+            bytes.push(Cost { changed, written: None });
+            continue;
+        };
+        for (round, sample) in samples.iter().enumerate() {
+            eprintln!("checkpoint, {changed} files changed, round {}: {sample}", round + 1);
+        }
+        bytes.push(Cost { changed, written: Some(Written::summary(&samples)?) });
     }
     let files = population.files();
     let Classes { with, after, without } = classes;
@@ -217,8 +227,8 @@ fn told(histogram: &Histogram<u64>) -> Latencies {
 
 /// Bytes that are written for a checkpoint when `files` were changed since the one before: what is
 /// written from the moment before its number is executed until nothing more is. That is the
-/// store's, but for the record of one operation in the journal.
-fn written(site: &Site, client: &Client, files: &[Ino], round: usize) -> Result<f64> {
+/// store's, but for the record of one operation in the journal. `None` if the changes do not fit.
+fn written(site: &Site, client: &Client, files: &[Ino], round: usize) -> Result<Option<Written>> {
     for attempt in 0..ATTEMPTS {
         site.settle(client)?;
         let checkpoint = next_checkpoint(site.counters()?.last_executed);
@@ -230,16 +240,15 @@ fn written(site: &Site, client: &Client, files: &[Ino], round: usize) -> Result<
             // The changes took more batches than there are between two checkpoints.
             continue;
         }
-        rustix::fs::sync();
         let before = site.written()?;
-        site.advance(client, checkpoint)?;
+        client.null()?;
         site.wait_until_quiet()?;
-        return Ok((site.written()? - before) as f64);
+        let written = site.written()?.since(before);
+        let executed = site.counters()?.last_executed;
+        ensure!(executed == checkpoint, "a checkpoint at {checkpoint} is not at {executed}");
+        return Ok(Some(written));
     }
-    anyhow::bail!(
-        "they take more than the {CHECKPOINT_INTERVAL_SEQS} batches between two checkpoints: \
-         change fewer with --changed"
-    )
+    Ok(None)
 }
 
 #[cfg(test)]

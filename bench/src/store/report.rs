@@ -106,13 +106,21 @@ fn latency_table(checkpoint: &Checkpoints) -> Table {
 
 fn bytes_table(checkpoint: &Checkpoints) -> Table {
     let title = format!("a checkpoint, {} files", checkpoint.files);
-    let mut table = table([title.as_str(), "bytes written", "least", "most"]);
-    for written in &checkpoint.bytes {
-        let Summary { median, min, max, .. } = written.bytes;
-        let cells = [median, min, max].map(bytes::show);
-        table.add_row([format!("{} changed", written.changed)].into_iter().chain(cells));
+    let mut table = table([title.as_str(), "written by the replica", "by the disk"]);
+    for cost in &checkpoint.bytes {
+        let written = cost.written;
+        let cells = [written.map(|it| it.replica), written.and_then(|it| it.disk)].map(spread);
+        table.add_row([format!("{} files changed", cost.changed)].into_iter().chain(cells));
     }
     right(table)
+}
+
+/// The median, and in brackets the least and the most.
+fn spread(bytes: Option<Summary>) -> String {
+    let show = bytes::show;
+    bytes.map_or_else(dash, |Summary { median, min, max, .. }| {
+        format!("{} ({} – {})", show(median), show(min), show(max))
+    })
 }
 
 fn start_table(starts: &Starts) -> Table {
@@ -149,14 +157,18 @@ fn large_table(large: &Large) -> Table {
 }
 
 fn amplification_table(cases: &[Case]) -> Table {
-    let mut table = table(["written", "by the user", "to disk", "per byte"]);
+    let titles =
+        ["written", "by the user", "by the replica", "per byte", "by the disk", "per byte"];
+    let mut table = table(titles);
     for case in cases {
-        table.add_row([
-            case.what.clone(),
-            Bytes(case.user_bytes).to_string(),
-            bytes::show(case.disk_bytes.median),
-            case.ratio.map_or_else(dash, |ratio| format!("{ratio:.2}")),
-        ]);
+        let cells = [Some(case.written.replica), case.written.disk].into_iter().flat_map(|bytes| {
+            let ratio = bytes.filter(|_| case.user_bytes > 0);
+            let ratio = ratio.map(|bytes| bytes.median / case.user_bytes as f64);
+            let bytes = bytes.map_or_else(dash, |bytes| bytes::show(bytes.median));
+            [bytes, ratio.map_or_else(dash, |ratio| format!("{ratio:.2}"))]
+        });
+        let user = [case.what.clone(), Bytes(case.user_bytes).to_string()];
+        table.add_row(user.into_iter().chain(cells));
     }
     right(table)
 }

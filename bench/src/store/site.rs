@@ -1,5 +1,6 @@
-//! One replica, and a mount of it.
+//! One replica, or a few of which one is looked at, and a mount.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -18,8 +19,9 @@ use crate::bytes::Bytes;
 use crate::interrupt;
 use crate::procstat;
 use crate::room::Room;
+use crate::stats::Summary;
 
-/// The only replica.
+/// The only replica, or the one that is looked at: the primary of the first view.
 const ID: u32 = 0;
 /// The name of the cluster's client.
 const CLIENT: &str = "bench";
@@ -27,19 +29,22 @@ const CLIENT: &str = "bench";
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Time without a byte written after which the store is taken to have nothing more to write.
 const QUIET: Duration = Duration::from_millis(500);
-/// Pause between two looks at something that is awaited.
+/// Pause between two looks at whether the replica writes.
 const POLL: Duration = Duration::from_millis(2);
+/// Pause between two questions to the replica.
+const STATUS_POLL: Duration = Duration::from_millis(50);
 
 /// How sites are set up.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     /// Where they keep their data.
     pub(super) parent: PathBuf,
+    pub(super) replicas: u32,
     pub(super) durability: Durability,
     pub(super) mode: Mode,
 }
 
-/// One replica and a mount. Dropping it unmounts, stops and removes everything.
+/// Replicas and a mount. Dropping it unmounts, stops and removes everything.
 #[derive(Debug)]
 pub(super) struct Site {
     // In the order in which they have to go.
@@ -48,6 +53,45 @@ pub(super) struct Site {
     options: MountOptions,
     room: Room,
     _dir: TempDir,
+}
+
+/// Bytes that were written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Written {
+    /// By the replica's calls.
+    replica: u64,
+    /// By the disk, whoever asked for it; `None` where that is not known.
+    disk: Option<u64>,
+}
+
+/// The same, between two moments and over all rounds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct WrittenBytes {
+    pub(super) replica: Summary,
+    pub(super) disk: Option<Summary>,
+}
+
+impl Written {
+    /// What was written since `before`.
+    pub(super) fn since(self, before: Self) -> Self {
+        let disk = self.disk.zip(before.disk).map(|(after, before)| after.saturating_sub(before));
+        Self { replica: self.replica.saturating_sub(before.replica), disk }
+    }
+
+    /// Sums up rounds, of which there is at least one.
+    pub(super) fn summary(rounds: &[Self]) -> Result<WrittenBytes> {
+        let replica: Vec<_> = rounds.iter().map(|round| round.replica as f64).collect();
+        let disk: Option<Vec<_>> = rounds.iter().map(|round| Some(round.disk? as f64)).collect();
+        let replica = Summary::of(&replica).context("nothing was written in no round")?;
+        Ok(WrittenBytes { replica, disk: disk.and_then(|disk| Summary::of(&disk)) })
+    }
+}
+
+impl fmt::Display for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} written by the replica", Bytes(self.replica))?;
+        self.disk.map_or(Ok(()), |disk| write!(f, ", {} by the disk", Bytes(disk)))
+    }
 }
 
 /// Resident memory of the replica.
@@ -64,7 +108,7 @@ impl Site {
     pub(super) fn new(plan: &Plan) -> Result<Self> {
         let dir = tempfile::tempdir_in(&plan.parent)?;
         let cluster = DevCluster::up(&UpOptions {
-            replicas: 1,
+            replicas: plan.replicas,
             durability: plan.durability,
             clients: vec![CLIENT.to_owned()],
             ..UpOptions::new(&dir.path().join("cluster"))
@@ -125,17 +169,19 @@ impl Site {
         Ok(Memory { resident, peak: Bytes(procstat::memory(pid, "VmHWM")?) })
     }
 
-    /// Bytes that the replica has had written to disk since it started.
-    pub(super) fn written(&self) -> Result<u64> {
-        procstat::written(self.pid()?)
+    /// What has been written since the replica and the machine started, with nothing left that
+    /// the kernel still has to write.
+    pub(super) fn written(&self) -> Result<Written> {
+        rustix::fs::sync();
+        let replica = procstat::written(self.pid()?)?;
+        Ok(Written { replica, disk: procstat::disk_written(self.cluster.dir()) })
     }
 
     fn pid(&self) -> Result<u32> {
         self.process()?.pid().context("the replica has ended")
     }
 
-    /// Lets the replica take a checkpoint, and waits until it has nothing more to write and the
-    /// kernel has written that. Then the last number is that of a checkpoint.
+    /// Lets the replica take a checkpoint, and waits until it has nothing more to write. Then the last number is that of a checkpoint.
     pub(super) fn settle(&self, client: &Client) -> Result<()> {
         let next = next_checkpoint(self.counters()?.last_executed);
         self.advance(client, next)?;
@@ -143,12 +189,10 @@ impl Site {
         while self.counters()?.last_stable < next {
             interrupt::check()?;
             ensure!(Instant::now() < deadline, "the checkpoint at {next} does not become stable");
-            thread::sleep(POLL);
+            // Not often: answers are written, too.
+            thread::sleep(STATUS_POLL);
         }
-        self.wait_until_quiet()?;
-        // What is written to a page that is dirty already counts for nothing.
-        rustix::fs::sync();
-        Ok(())
+        self.wait_until_quiet()
     }
 
     /// Has nothings ordered until `seq` is executed.
@@ -169,14 +213,15 @@ impl Site {
     /// Waits until the replica writes no more. It has no word for that, so it is watched.
     pub(super) fn wait_until_quiet(&self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
-        let (mut written, mut since) = (self.written()?, Instant::now());
+        let dirtied = || procstat::dirtied(self.pid()?);
+        let (mut before, mut since) = (dirtied()?, Instant::now());
         while since.elapsed() < QUIET {
             interrupt::check()?;
             ensure!(Instant::now() < deadline, "the replica writes without end");
             thread::sleep(POLL);
-            let now = self.written()?;
-            if now != written {
-                (written, since) = (now, Instant::now());
+            let now = dirtied()?;
+            if now != before {
+                (before, since) = (now, Instant::now());
             }
         }
         Ok(())
