@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, bail};
-use bftfs_dev::Counters;
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use bftfs_dev::{Counters, ReplicaReport};
 use bftfs_proto::config::CHECKPOINT_INTERVAL_SEQS;
 use serde::Serialize;
 
@@ -71,6 +71,7 @@ pub(super) fn measure(dir: &Path, times: u16, state: Bytes) -> Result<Wiped> {
     let site = Site::new(dir, [].into())?;
     let files = usize::try_from(state.0)?.div_ceil(CHUNK_BYTES);
     fill::chunk_files("files of 1 MiB", site.mount.point(), 0..files, &room)?;
+    bury(&site)?;
     site.settle()?;
     let state_bytes = site.used()?;
     let mut losses = Vec::new();
@@ -96,6 +97,20 @@ pub(super) fn measure(dir: &Path, times: u16, state: Bytes) -> Result<Wiped> {
         voting_bytes_received: summary(|loss| loss.voting.bytes as f64)?,
         load_rate: summary(|loss| loss.load_rate)?,
     })
+}
+
+/// Goes on until the files lie before a stable checkpoint of every replica: then they are state, and
+/// nothing that the others still have to send as requests.
+fn bury(site: &Site) -> Result<()> {
+    let (seq, start) = (site.executed()?, Instant::now());
+    let path = site.mount.point().join("since");
+    let stable = |replica: ReplicaReport| replica.counters.map_or(0, |c| c.last_stable);
+    while site.cluster.status().into_iter().map(stable).min() < Some(seq) {
+        interrupt::check()?;
+        ensure!(start.elapsed() < PATIENCE, "no checkpoint after {seq} becomes stable");
+        fs::write(&path, "since").with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
 }
 
 fn once(site: &Site, time: u16) -> Result<Loss> {
