@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use bftfs_dev::{Counters, ReplicaReport};
 use bftfs_proto::config::CHECKPOINT_INTERVAL_SEQS;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::away::takes_part;
 use super::load::{Load, rate};
@@ -43,6 +44,8 @@ pub(super) struct Wiped {
     pub state_seconds: Summary,
     /// Bytes of messages that it received until then.
     pub state_bytes_received: Summary,
+    /// What these messages were, in every loss: by kind, how many and their bytes.
+    pub state_received: Vec<Value>,
     /// From the operator's command until it voted again.
     pub voting_seconds: Summary,
     /// Bytes of messages that it received until then, the load's among them.
@@ -58,10 +61,10 @@ struct Loss {
     load_rate: f64,
 }
 
-#[derive(Clone, Copy)]
 struct Moment {
     seconds: f64,
     bytes: u64,
+    received: Value,
 }
 
 /// Fills a cluster and has a replica lose its disk `times` times.
@@ -93,6 +96,7 @@ pub(super) fn measure(dir: &Path, times: u16, state: Bytes) -> Result<Wiped> {
         state_bytes,
         state_seconds: summary(|loss| loss.state.seconds)?,
         state_bytes_received: summary(|loss| loss.state.bytes as f64)?,
+        state_received: losses.iter().map(|loss| loss.state.received.clone()).collect(),
         voting_seconds: summary(|loss| loss.voting.seconds)?,
         voting_bytes_received: summary(|loss| loss.voting.bytes as f64)?,
         load_rate: summary(|loss| loss.load_rate)?,
@@ -146,7 +150,10 @@ fn status(site: &Site) -> Result<Counters> {
 }
 
 fn moment(start: Instant, counters: &Counters) -> Result<Moment> {
-    Ok(Moment { seconds: start.elapsed().as_secs_f64(), bytes: counters.bytes_received })
+    let received = counters.other.get("counters").and_then(|counters| counters.get("received"));
+    let received = received.cloned().unwrap_or_default();
+    let (seconds, bytes) = (start.elapsed().as_secs_f64(), counters.bytes_received);
+    Ok(Moment { seconds, bytes, received })
 }
 
 /// Waits until the replica has executed what the others had at the start, and is no further behind
@@ -168,7 +175,7 @@ fn state_is_there(site: &Site, target: u64, start: Instant, over: &AtomicBool) -
 }
 
 fn has_state(counters: &Counters, target: u64) -> bool {
-    let transferring = counters.other.get("transferring").and_then(serde_json::Value::as_bool);
+    let transferring = counters.other.get("transferring").and_then(Value::as_bool);
     transferring == Some(false) && counters.last_executed >= target
 }
 
