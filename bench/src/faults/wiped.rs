@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::away::takes_part;
 use super::load::{Load, rate};
-use super::site::Site;
+use super::site::{Site, wait_for};
 use crate::bytes::Bytes;
 use crate::fill::{self, CHUNK_BYTES};
 use crate::interrupt;
@@ -31,6 +31,8 @@ const REST: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(1800);
 /// Pause between two looks at the replica.
 const POLL: Duration = Duration::from_millis(20);
+/// Time after which it is told again how far the replica is.
+const TELL: Duration = Duration::from_secs(5);
 /// Bytes of the disks of four replicas per byte of files: a store and a journal each, and a second
 /// store while one is written anew.
 const DISK_FACTOR: u64 = 4 * 2;
@@ -146,7 +148,7 @@ fn once(site: &Site, time: u16) -> Result<Loss> {
 }
 
 fn status(site: &Site) -> Result<Counters> {
-    site.cluster.status_of(WIPED).counters.context("the replica does not answer any more")
+    wait_for("the replica does not answer", || site.cluster.status_of(WIPED).counters)
 }
 
 fn moment(start: Instant, counters: &Counters) -> Result<Moment> {
@@ -159,11 +161,18 @@ fn moment(start: Instant, counters: &Counters) -> Result<Moment> {
 /// Waits until the replica has executed what the others had at the start, and is no further behind
 /// them than a checkpoint.
 fn state_is_there(site: &Site, target: u64, start: Instant, over: &AtomicBool) -> Result<Moment> {
+    let mut told = start;
     while start.elapsed() < PATIENCE {
         if over.load(Ordering::Relaxed) {
             bail!("it was given up");
         }
         let counters = site.cluster.status_of(WIPED).counters;
+        if told.elapsed() >= TELL
+            && let Some(counters) = &counters
+        {
+            told = Instant::now();
+            eprintln!("replica {WIPED}: {} received", Bytes(counters.bytes_received));
+        }
         if let Some(counters) = counters.filter(|counters| has_state(counters, target))
             && counters.last_executed + CHECKPOINT_INTERVAL_SEQS >= site.executed()?
         {

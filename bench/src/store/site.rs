@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use bftfs_dev::{
     Counters, DevCluster, Durability, Mode, MountGuard, MountOptions, Process, UpOptions,
 };
@@ -155,12 +155,21 @@ impl Site {
         self.cluster.restart(ID)
     }
 
+    /// What the replica says of itself, as soon as it has time for that.
     pub(super) fn counters(&self) -> Result<Counters> {
-        let status = self.cluster.status_of(ID);
-        status.counters.with_context(|| match (self.cluster.replica(ID), status.pid) {
-            (Ok(process), None) => format!("the replica ended:\n{}", process.log_tail()),
-            _ => "the replica does not answer".to_owned(),
-        })
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.cluster.status_of(ID);
+            if let Some(counters) = status.counters {
+                return Ok(counters);
+            }
+            if status.pid.is_none() {
+                bail!("the replica ended:\n{}", self.process()?.log_tail());
+            }
+            interrupt::check()?;
+            ensure!(Instant::now() < deadline, "the replica does not answer");
+            thread::sleep(STATUS_POLL);
+        }
     }
 
     pub(super) fn memory(&self) -> Result<Memory> {
