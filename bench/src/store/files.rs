@@ -122,17 +122,18 @@ impl Population {
         let all = self.files / DIRECTORY_FILES;
         let count = count.min(all);
         let directory = |number| client.lookup(self.top, &directory_name(number));
-        spread(all, 0).take(count).map(directory).collect()
+        spread(all).take(count).map(directory).collect()
     }
 
-    /// Files all over the file system, at most `count`.
+    /// Files all over the file system, at most `count`, and none that was deleted and made again as
+    /// long as there are others: those lie together in the state, in the order of their making.
     pub(super) fn some_files(&self, client: &Client, count: usize) -> Result<Vec<Ino>> {
         let count = count.min(self.files);
         let file = |number: usize| {
             let parent = client.lookup(self.top, &directory_name(number / DIRECTORY_FILES))?;
             client.lookup(parent, &file_name(number))
         };
-        spread(self.files, 0).take(count).map(file).collect()
+        spread(self.files).skip(self.files - count).map(file).collect()
     }
 
     fn contents(&self, file: usize) -> Vec<u8> {
@@ -153,14 +154,11 @@ fn file_name(file: usize) -> String {
     format!("f{file}")
 }
 
-/// Every number below `count` once, two that follow each other far apart; `turn` says where it
-/// begins.
-fn spread(count: usize, turn: usize) -> impl Iterator<Item = usize> {
+/// Every number below `count` once, two that follow each other far apart.
+fn spread(count: usize) -> impl Iterator<Item = usize> + Clone {
     let wanted = count * STRIDE_MILLE / 1000;
     let stride = (wanted..).find(|stride| gcd(*stride, count) == 1).unwrap_or(1);
-    // Far enough to be somewhere else, and small enough for any product below.
-    let first = turn * 7919;
-    (0..count).map(move |step| (step * stride + first) % count)
+    (0..count).map(move |step| step * stride % count)
 }
 
 fn gcd(one: usize, other: usize) -> usize {
@@ -179,7 +177,10 @@ pub(super) fn measure(
     let mut rates: BTreeMap<Op, Vec<f64>> = BTreeMap::new();
     for round in 0..rounds {
         for op in Op::ALL {
-            let rate = rate(site, population, op, spread(files, round).take(sample));
+            // Other files in each round, while there are any.
+            let sampled =
+                spread(files).cycle().skip(round * sample % files).take(sample.min(files));
+            let rate = rate(site, population, op, sampled);
             let rate = rate.with_context(|| format!("{} with {files} files", op.name()))?;
             eprintln!("{files} files, round {}: {} {rate:.0}/s", round + 1, op.name());
             rates.entry(op).or_default().push(rate);
@@ -213,13 +214,11 @@ mod tests {
     #[test]
     fn every_number_is_visited_once() {
         for count in [1, 2, 9, 10, 1000] {
-            for turn in 0..3 {
-                let mut visited: Vec<_> = spread(count, turn).collect();
-                visited.sort_unstable();
-                assert!(visited.into_iter().eq(0..count), "{count}");
-            }
+            let mut visited: Vec<_> = spread(count).collect();
+            visited.sort_unstable();
+            assert!(visited.into_iter().eq(0..count), "{count}");
         }
-        assert_eq!(spread(0, 0).count(), 0);
+        assert_eq!(spread(0).count(), 0);
     }
 
     #[test]
