@@ -36,7 +36,7 @@ fn open(dir: &Path) -> Result<(Store, Option<LoadedCheckpoint>), Error> {
 type Contents = BTreeMap<Vec<u8>, Vec<u8>>;
 
 fn contents_of(tree: &Tree) -> Contents {
-    tree.prefix(&[]).map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
+    tree.prefix(&[]).map(|(key, value)| (key.to_vec(), value.read().to_vec())).collect()
 }
 
 fn load(store: &Store, checkpoint: &LoadedCheckpoint) -> Vec<Tree> {

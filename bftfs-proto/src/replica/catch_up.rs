@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use bftfs_state::Digest;
 
 use crate::auth::Reject;
-use crate::config::{BATCH_REQUESTS_MAX, FETCH_PAUSE_NANOS};
+use crate::config::{BATCH_REQUESTS_MAX, FETCH_BLOCK_PAUSE_NANOS, FETCH_PAUSE_NANOS};
 use crate::config::{STATUS_BUSY_NANOS, STATUS_IDLE_NANOS};
 use crate::engine::{Output, To};
 use crate::message::{
@@ -85,7 +85,11 @@ impl<S: Service> Replica<S> {
                 continue;
             }
             want.attempts += 1;
-            let pause = FETCH_PAUSE_NANOS.saturating_mul(u64::from(want.attempts.min(16)));
+            let pause = match what {
+                Fetch::Block(_) => FETCH_BLOCK_PAUSE_NANOS,
+                Fetch::Request(_) | Fetch::Batch(_) | Fetch::Stable(_) => FETCH_PAUSE_NANOS,
+            };
+            let pause = pause.saturating_mul(u64::from(want.attempts.min(16)));
             want.due = now.after(pause);
             self.wants.insert(what, want);
         }

@@ -15,9 +15,9 @@ use super::{Fault, Replica};
 
 /// Blocks that are asked for at once. Whoever finds more damage tells later.
 const LACKING_MAX: usize = 32;
-/// How often a block is asked for that nothing waits for: about two seconds. Then it may be one
+/// How often a block is asked for that nothing waits for: some seconds. Then it may be one
 /// that no state needs any more; whoever finds that one does tells again.
-const ATTEMPTS_MAX: u32 = 12;
+const ATTEMPTS_MAX: u32 = 6;
 
 /// What is to be repaired.
 #[derive(Debug, Default)]

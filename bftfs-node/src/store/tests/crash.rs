@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use bftfs_state::Source as _;
+
 use super::record::{self, Change, Fate, Model};
 use super::*;
 

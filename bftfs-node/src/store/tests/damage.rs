@@ -2,6 +2,8 @@
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use bftfs_state::Source as _;
+
 use super::*;
 use crate::store::superblock::SLOTS;
 
