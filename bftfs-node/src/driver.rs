@@ -259,7 +259,7 @@ impl Driver {
                 Release::Serve(to, digest) => self.blocks.serve(to, digest),
                 Release::Checkpoint(snapshots) => {
                     self.storing += 1;
-                    self.store.write(snapshots);
+                    self.store.write(*snapshots);
                 }
             }
         }

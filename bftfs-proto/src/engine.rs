@@ -8,6 +8,7 @@
 //! durable; no checkpoint is written before the records of what it holds are; and the journal
 //! drops records only when told to, and not before those are durable that stand for them.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
@@ -42,7 +43,7 @@ pub enum Output {
         after: Lsn,
     },
     /// Write this state to disk, at leisure; then say [`Input::CheckpointDurable`].
-    Checkpoint(Snapshots),
+    Checkpoint(Box<Snapshots>),
     /// Records about sequence numbers up to this one that were appended before now may go.
     Truncate(Seq),
     /// Send this block of a stored checkpoint as [`crate::message::Data::Block`], if it is there.
@@ -156,7 +157,7 @@ pub enum Release {
     /// Send this.
     Send(To, Message),
     /// Write this checkpoint at leisure.
-    Checkpoint(Snapshots),
+    Checkpoint(Box<Snapshots>),
     /// Have the journal drop records up to this number.
     Truncate(Seq),
     /// Send this block of a stored checkpoint to this replica.

@@ -86,7 +86,7 @@ impl Service for Stale {
 
     fn execute(&self, state: &mut Tree, context: &Context, operation: &Bytes) -> Bytes {
         if let Ok(Ask::Append(name, _) | Ask::Put(name, _)) = codec::decode(operation) {
-            let value = state.get(&name).unwrap_or_default().to_vec();
+            let value = state.get(&name).map(|value| value.to_vec()).unwrap_or_default();
             state.insert(&before(&name), value);
         }
         Registers.execute(state, context, operation)

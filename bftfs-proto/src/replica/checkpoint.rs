@@ -1,5 +1,6 @@
 //! Checkpoints, stability and the truncation of the log (OSDI'99 section 4.3).
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
@@ -225,7 +226,7 @@ impl<S: Service> Replica<S> {
     fn store_checkpoints(&mut self, stable: Seq) {
         let later = self.checkpoints.unstored.split_off(&stable.next());
         let now = core::mem::replace(&mut self.checkpoints.unstored, later);
-        self.outputs.extend(now.into_values().map(Output::Checkpoint));
+        self.outputs.extend(now.into_values().map(Box::new).map(Output::Checkpoint));
     }
 
     /// What this replica holds cannot be: it says nothing more.

@@ -6,6 +6,7 @@
 //! Blocks that this replica has already are not fetched. All of them are in its source: here is
 //! only which ones are missing.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
@@ -203,7 +204,7 @@ impl<S: Service> Replica<S> {
         self.pool.discard_if(|request| self.state.is_done(request));
         let mut snapshots = self.state.seal();
         snapshots.rewrite = true;
-        self.outputs.push_back(Output::Checkpoint(snapshots));
+        self.outputs.push_back(Output::Checkpoint(Box::new(snapshots)));
         self.adopt_choice();
         self.execute_ready();
     }

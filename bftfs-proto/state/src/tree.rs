@@ -199,7 +199,7 @@ impl Tree {
             at.is_err()
         });
         self.len += u64::from(new);
-        self.missed.set(self.missed.get().or(missed.get()));
+        self.missed.set(self.missed.get().or_else(|| missed.get()));
     }
 
     /// Removes `key` and its value; returns false if it has none.

@@ -178,7 +178,7 @@ impl<S: Service + Clone> Node<S> {
                     );
                     self.note(message);
                 }
-                Output::Checkpoint(snapshots) => self.note_checkpoint(snapshots),
+                Output::Checkpoint(snapshots) => self.note_checkpoint(&snapshots),
                 Output::Append(Record::Accepted { seq, batch, .. }) => {
                     self.batches.insert(*seq, batch.clone());
                 }
@@ -213,7 +213,7 @@ impl<S: Service + Clone> Node<S> {
         for release in self.outbox.release() {
             match release {
                 Release::Send(to, message) => self.check_sent(to, &message),
-                Release::Checkpoint(snapshots) => self.storing.push(snapshots),
+                Release::Checkpoint(snapshots) => self.storing.push(*snapshots),
                 Release::Truncate(seq) => self.disk.truncate(seq),
                 Release::Serve(..) => {}
             }

@@ -226,7 +226,7 @@ impl<W: Workload> World<W> {
                     self.speak(id, to, &message);
                 }
                 Release::Checkpoint(snapshots) => {
-                    self.node_mut(id).store(snapshots);
+                    self.node_mut(id).store(*snapshots);
                     let takes = self.plan.store_time(&mut self.rng);
                     self.after(takes, Event::Stored(id, life));
                 }

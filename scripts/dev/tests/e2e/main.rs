@@ -6,6 +6,7 @@
 mod andrew;
 mod bench;
 mod crashes;
+mod damage;
 mod failover;
 mod lab;
 mod liars;
