@@ -29,7 +29,13 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Make the data directory of a replica of a new cluster
-    Format(Which),
+    Format {
+        #[command(flatten)]
+        which: Which,
+        /// Begin with the file system in this archive; all replicas must begin with the same
+        #[arg(long)]
+        import: Option<PathBuf>,
+    },
     /// Make the data directory of a replica that lost it: it listens to the others, and votes again
     /// when it has passed all that it may have promised
     Recover(Which),
@@ -40,6 +46,15 @@ enum Command {
     /// Check all that a stopped replica has in its data directory, without changing it: exit code
     /// 0 if it is clean, 1 if something is damaged, 2 if it cannot be checked
     Verify(Look),
+    /// Write the file system that a stopped replica has stored last to an archive: a backup, and
+    /// what `format --import` begins a new cluster with
+    Export {
+        #[command(flatten)]
+        which: Stopped,
+        /// The archive to make
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// Have a running replica read all of its store and look for damage, and wait until it did:
     /// exit code 0 if there is none, 1 if some was found; it is fetched from other replicas
     Scrub {
@@ -85,9 +100,9 @@ impl Which {
     }
 }
 
-/// A stopped replica to look at.
+/// A stopped replica.
 #[derive(Args)]
-struct Look {
+struct Stopped {
     /// The cluster file
     #[arg(long)]
     cluster: PathBuf,
@@ -97,6 +112,13 @@ struct Look {
     /// Its data directory
     #[arg(long)]
     data: PathBuf,
+}
+
+/// A stopped replica to look at.
+#[derive(Args)]
+struct Look {
+    #[command(flatten)]
+    which: Stopped,
     /// Print all of it as one line of JSON
     #[arg(long)]
     json: bool,
@@ -147,9 +169,23 @@ fn abort_on_panic() {
 
 fn execute(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Format(which) => {
+        Command::Format { which, import } => {
             let (paths, id) = which.split();
-            startup::format(&paths, id, false)?;
+            match import {
+                None => startup::format(&paths, id, false)?,
+                Some(archive) => startup::import(&paths, id, &archive)?,
+            }
+        }
+        Command::Export { which, out } => {
+            let id = ReplicaId(which.id);
+            let done = tools::export(&which.cluster, id, &which.data, &out)?;
+            println!(
+                "{} has the file system of checkpoint {}: {} blocks, {} bytes",
+                out.display(),
+                done.seq,
+                done.blocks,
+                done.bytes
+            );
         }
         Command::Recover(which) => {
             let (paths, id) = which.split();
@@ -176,7 +212,8 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
 }
 
 fn inspect(look: &Look) -> anyhow::Result<()> {
-    let found = tools::inspect(&look.cluster, ReplicaId(look.id), &look.data)?;
+    let Stopped { cluster, id, data } = &look.which;
+    let found = tools::inspect(cluster, ReplicaId(*id), data)?;
     let line = serde_json::to_string(&found)?;
     if look.json {
         println!("{line}");
@@ -194,11 +231,12 @@ fn inspect(look: &Look) -> anyhow::Result<()> {
 }
 
 fn verify(look: &Look) -> anyhow::Result<ExitCode> {
-    let damages = tools::verify(&look.cluster, ReplicaId(look.id), &look.data)?;
+    let Stopped { cluster, id, data } = &look.which;
+    let damages = tools::verify(cluster, ReplicaId(*id), data)?;
     if look.json {
         println!("{}", serde_json::to_string(&serde_json::json!({ "damages": damages }))?);
     } else if damages.is_empty() {
-        println!("{} is clean", look.data.display());
+        println!("{} is clean", data.display());
     } else {
         damages.iter().for_each(|damage| println!("{damage}"));
     }

@@ -275,11 +275,28 @@ pub fn format(
     options: &Options,
     records: &[Entry],
 ) -> Result<(), Error> {
+    format_with(path, identity, options, records, None)
+}
+
+/// Writes to a store that was just made.
+pub(crate) type Fill<'a> = &'a mut dyn FnMut(&mut Store) -> io::Result<()>;
+
+/// The same, with a store that `fill` has written to.
+///
+/// # Errors
+/// As [`format`], or what `fill` fails with.
+pub(crate) fn format_with(
+    path: &Path,
+    identity: &Identity,
+    options: &Options,
+    records: &[Entry],
+    fill: Option<Fill<'_>>,
+) -> Result<(), Error> {
     let lock = lock(path)?;
     if exists(&path.join("identity"))? {
         return Err(Error::Taken(path.to_owned()));
     }
-    create(path, identity, options, records, lock)
+    create(path, identity, options, records, fill, lock)
 }
 
 /// Opens the data directory at `path`.
@@ -405,6 +422,7 @@ fn create(
     identity: &Identity,
     options: &Options,
     records: &[Entry],
+    fill: Option<Fill<'_>>,
     lock: Lock,
 ) -> Result<(), Error> {
     let mut secret = [0; 32];
@@ -415,12 +433,41 @@ fn create(
     journal::create(&path.join("journal"), options)?;
     let seal = Seal::new(&secret);
     store::create(&path.join("store"), &seal)?;
+    if let Some(fill) = fill {
+        create_filled(path, seal, *options, &lock, fill)?;
+    }
     if !records.is_empty() {
         let (mut journal, _) = Journal::open(&path.join("journal"), seal, *options, lock)?;
         journal.append(records).map_err(Error::io("write the journal in", path))?;
     }
 
     IdentityFile { identity: *identity, secret }.write(path)
+}
+
+/// Replaces an empty store by one that `fill` writes to.
+fn create_filled(
+    path: &Path,
+    seal: Seal,
+    options: Options,
+    lock: &Lock,
+    fill: Fill<'_>,
+) -> Result<(), Error> {
+    let (new, dir) = (path.join("store.new"), path.join("store"));
+    if exists(&new)? {
+        // Left half made by an earlier attempt.
+        fs::remove_dir_all(&new).map_err(Error::io("remove", &new))?;
+    }
+    store::create(&new, &seal)?;
+    let (mut store, _) = Store::open(&new, seal, options, lock.clone())?;
+    let filled = fill(&mut store);
+    drop(store);
+    if let Err(error) = filled {
+        fs::remove_dir_all(&new).map_err(Error::io("remove", &new))?;
+        return Err(Error::io("fill the store in", path)(error));
+    }
+    fs::remove_dir_all(&dir).map_err(Error::io("replace", &dir))?;
+    fs::rename(&new, &dir).map_err(Error::io("replace", &dir))?;
+    sync_directory(path)
 }
 
 /// Makes the names in a directory durable.

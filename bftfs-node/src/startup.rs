@@ -1,5 +1,6 @@
 //! From files to a replica: the cluster file, the certificate, the data directory.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,15 +10,16 @@ use bftfs_net::{Clock, ClusterFile, Durability, Identity};
 use bftfs_proto::engine::Record;
 use bftfs_proto::message::StateRoot;
 use bftfs_proto::replica::{Loaded, Recovery, Replica, Setup};
-use bftfs_proto::types::ReplicaId;
-use bftfs_proto::{Digest, codec};
+use bftfs_proto::types::{ReplicaId, Seq, Wall};
+use bftfs_proto::{Digest, Tree, codec};
 use bftfs_state::{OpenError, Source};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::warn;
 
+use crate::archive;
 use crate::data::{self, Opened, Options};
 use crate::journal::Journal;
-use crate::store::{Blocks, Store};
+use crate::store::{Blocks, LoadedCheckpoint, Store};
 use crate::writer::entry;
 
 /// Where everything is.
@@ -88,9 +90,10 @@ impl Node {
                     Record::Stable(_, stable) => stable.seq >= root.seq,
                     _ => false,
                 };
+                // But one that was imported has number 0, and no certificate.
                 let lost =
                     || unusable("the journal, which does not know the checkpoint,", &paths.data);
-                ensure!(root.seq.0 == 0 || records.iter().any(known), lost());
+                ensure!(root.seq == Seq(0) || records.iter().any(known), lost());
                 load(root, &source, file.replicas.len() > 1)
                     .with_context(|| unusable("the checkpoint", &paths.data))?
             }
@@ -129,6 +132,36 @@ pub fn format(paths: &Paths, me: ReplicaId, lost: bool) -> anyhow::Result<()> {
     let begun = entry(&Record::Recovery(Recovery::Begun));
     let records = if lost { vec![begun] } else { Vec::new() };
     Ok(data::format(&paths.data, &owner, &options, &records)?)
+}
+
+/// Makes the data directory of a replica of a new cluster that begins with the file system in an
+/// archive. All replicas of the cluster must begin with the same.
+///
+/// # Errors
+/// As [`format`]; or if the archive is cut short, altered, or not that of a sound file system. Then
+/// there is no data directory.
+pub fn import(paths: &Paths, me: ReplicaId, archive: &Path) -> anyhow::Result<()> {
+    let Who { owner, options, .. } = Who::load(paths, me)?;
+    let unusable = || format!("the archive {} cannot be used", archive.display());
+    let (reader, head) = archive::Reader::open(archive).with_context(unusable)?;
+    // Nobody has a session there.
+    let sessions = Tree::new().seal();
+    let time = Wall(head.time);
+    let root = StateRoot { seq: Seq(0), time, sessions: sessions.root, service: head.root };
+    let roots = vec![root.sessions, root.service];
+    let checkpoint = LoadedCheckpoint { seq: 0, meta: codec::encode(&root), roots };
+    let mut pieces = Some((checkpoint, sessions.added.into_iter().map(Ok).chain(reader)));
+    let mut fill = |store: &mut Store| {
+        let (checkpoint, blocks) = pieces.take().expect("it is filled once");
+        store.import(checkpoint.clone(), blocks)?;
+        let source: Arc<dyn Source> = Arc::new(store.blocks());
+        let loaded = Loaded::open(root, &source).map_err(io::Error::other)?;
+        match bftfs_fs::check(&loaded.service).first() {
+            Some(broken) => Err(io::Error::other(format!("its file system is broken: {broken}"))),
+            None => Ok(()),
+        }
+    };
+    data::format_with(&paths.data, &owner, &options, &[], Some(&mut fill)).with_context(unusable)
 }
 
 /// A replica by its cluster file, certificate and key.

@@ -220,34 +220,89 @@ impl Store {
     /// When the disk fails or is full, or when `added` and `freed` do not lead from the checkpoint
     /// written before to this one. The store then takes no more checkpoints.
     pub fn write_checkpoint(&mut self, checkpoint: &Checkpoint<'_>) -> io::Result<()> {
+        self.begin()?;
+        // What was mended is durable with this checkpoint.
+        let queued = self.shared.index().queued();
+        self.shared.write_queued(queued)?;
+        let roots: Vec<Digest> = checkpoint.trees.iter().map(Snapshot::root).collect();
+        let retired = if checkpoint.rewrite {
+            self.rewrite(checkpoint.trees, &roots)?
+        } else {
+            self.extend(checkpoint)?
+        };
+        let added = checkpoint.added.iter().map(|block| block.bytes.len() as u64).sum::<u64>();
+        let budget = self.shared.options.clean_bytes + 2 * (added + self.released);
+        let (seq, meta) = (checkpoint.seq, checkpoint.meta.to_vec());
+        let loaded = LoadedCheckpoint { seq, meta, roots };
+        self.complete(loaded, retired, budget, checkpoint.rewrite)
+    }
+
+    /// Writes the first checkpoint from blocks that came from elsewhere, in any order.
+    ///
+    /// # Errors
+    /// When the disk fails, or a block cannot be had, or one of the trees is missing. The store then
+    /// takes no more checkpoints.
+    pub(crate) fn import(
+        &mut self,
+        checkpoint: LoadedCheckpoint,
+        blocks: impl Iterator<Item = io::Result<Block>>,
+    ) -> io::Result<()> {
+        self.begin()?;
+        let mut appender = self.shared.appender();
+        for block in blocks {
+            let Block { digest, bytes } = block?;
+            appender.append(&self.shared, &digest, &bytes)?;
+        }
+        appender.flush(&self.shared)?;
+        drop(appender);
+        let refuse = |reason| Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+        let retired = match self.count_whole(&checkpoint.roots) {
+            Ok(retired) => retired,
+            Err(page) => return refuse(format!("page {page} is missing or malformed")),
+        };
+        let index = self.shared.index();
+        let (lost, idle) = (index.lost(), index.idle());
+        drop(index);
+        if let Some(lost) = lost.first() {
+            return refuse(format!("block {lost} is missing"));
+        }
+        if let Some(idle) = idle.first() {
+            return refuse(format!("block {idle} is not part of it"));
+        }
+        self.complete(checkpoint, retired, 0, true)
+    }
+
+    /// Until the checkpoint is written, the store counts as failed.
+    fn begin(&mut self) -> io::Result<()> {
         if self.failed {
             return Err(io::Error::other("the store failed before and takes no more checkpoints"));
         }
         self.failed = true;
-        if let Some(failure) = self.shared.index().failure.clone() {
-            return Err(io::Error::other(failure));
-        }
-        // What was mended is durable with this checkpoint.
-        let queued = self.shared.index().queued();
-        self.shared.write_queued(queued)?;
-        let retired =
-            if checkpoint.rewrite { self.rewrite(checkpoint)? } else { self.extend(checkpoint)? };
-        let roots: Vec<Digest> = checkpoint.trees.iter().map(Snapshot::root).collect();
-        if let Some(root) = roots.iter().find(|root| !self.shared.index().is_referred_to(root)) {
+        let failure = self.shared.index().failure.clone();
+        failure.map_or(Ok(()), |failure| Err(io::Error::other(failure)))
+    }
+
+    /// Cleans, makes the checkpoint the newest, and lets go of what it no longer needs.
+    fn complete(
+        &mut self,
+        checkpoint: LoadedCheckpoint,
+        retired: Vec<Digest>,
+        budget: u64,
+        rewritten: bool,
+    ) -> io::Result<()> {
+        let mut roots = checkpoint.roots.iter();
+        if let Some(root) = roots.find(|root| !self.shared.index().is_referred_to(root)) {
             return Err(io::Error::other(format!("the checkpoint's root {root} was not added")));
         }
-        let added = checkpoint.added.iter().map(|block| block.bytes.len() as u64).sum::<u64>();
-        let budget = self.shared.options.clean_bytes + 2 * (added + self.released);
         let emptied = match self.unsure {
             Unsure::Nothing => clean::clean(&self.shared, budget)?,
             Unsure::Before | Unsure::Newest => Vec::new(),
         };
-        let (seq, meta) = (checkpoint.seq, checkpoint.meta.to_vec());
-        self.flip(LoadedCheckpoint { seq, meta, roots })?;
+        self.flip(checkpoint)?;
         for id in std::mem::replace(&mut self.doomed, emptied) {
             self.remove_pack(id);
         }
-        self.settle(retired, checkpoint.rewrite);
+        self.settle(retired, rewritten);
         self.failed = false;
         Ok(())
     }
@@ -279,35 +334,57 @@ impl Store {
 
     /// Appends the blocks of the trees that are not there and counts all references anew; returns
     /// the blocks that the checkpoint before had and this one has not.
-    fn rewrite(&mut self, checkpoint: &Checkpoint<'_>) -> io::Result<Vec<Digest>> {
-        let shared = self.shared.clone();
-        let roots: Vec<Digest> = checkpoint.trees.iter().map(Snapshot::root).collect();
+    fn rewrite(&mut self, trees: &[Snapshot], roots: &[Digest]) -> io::Result<Vec<Digest>> {
         // A page that was there may turn out to be damaged: then it is missing the second time.
         for _ in 0..2 {
-            for tree in checkpoint.trees {
+            for tree in trees {
                 self.append_missing(tree.blocks())?;
             }
-            let mut counts: HashMap<Digest, u32> = HashMap::new();
-            let unreadable = walk(&shared, &roots, &mut |digest| {
-                let count = counts.entry(*digest).or_insert(0);
-                *count = count.saturating_add(1);
-                true
-            });
-            if unreadable.is_empty() {
-                let mut index = shared.index();
-                counts.keys().for_each(|digest| index.unpin(digest));
-                let retired = index.recount(counts);
-                drop(index);
+            if let Ok(retired) = self.count_whole(roots) {
                 self.note_lost();
-                // Of the checkpoint before, no more is known than was.
-                self.unsure = match self.unsure {
-                    Unsure::Nothing => Unsure::Nothing,
-                    Unsure::Before | Unsure::Newest => Unsure::Before,
-                };
                 return Ok(retired);
             }
         }
         Err(io::Error::other("pages of the checkpoint cannot be read back from the disk"))
+    }
+
+    /// Counts all references anew, from the pages below `roots`; returns the blocks that were
+    /// referred to and are no longer, or a page that cannot be read.
+    fn count_whole(&mut self, roots: &[Digest]) -> Result<Vec<Digest>, Digest> {
+        let mut counts: HashMap<Digest, u32> = HashMap::new();
+        let unreadable = walk(&self.shared, roots, &mut |digest| {
+            let count = counts.entry(*digest).or_insert(0);
+            *count = count.saturating_add(1);
+            true
+        });
+        if let Some(page) = unreadable.first() {
+            return Err(*page);
+        }
+        let mut index = self.shared.index();
+        counts.keys().for_each(|digest| index.unpin(digest));
+        let retired = index.recount(counts);
+        // Of the checkpoint before, no more is known than was.
+        if self.unsure == Unsure::Newest {
+            self.unsure = Unsure::Before;
+        }
+        Ok(retired)
+    }
+
+    /// The digests of all blocks below a page of the newest checkpoint, each once.
+    pub(crate) fn blocks_below(&self, root: &Digest) -> io::Result<Vec<Digest>> {
+        let mut seen = std::collections::HashSet::new();
+        let mut blocks = Vec::new();
+        let unreadable = walk(&self.shared, &[*root], &mut |digest| {
+            let new = seen.insert(*digest);
+            if new {
+                blocks.push(*digest);
+            }
+            new
+        });
+        match unreadable.first() {
+            Some(page) => Err(io::Error::other(format!("page {page} is damaged or lost"))),
+            None => Ok(blocks),
+        }
     }
 
     fn append_missing<B: std::borrow::Borrow<Block>>(

@@ -15,6 +15,7 @@ use bftfs_proto::{Digest, Tree, codec};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
+use crate::archive;
 use crate::data::{self, Error, Look};
 use crate::status;
 use crate::store::{Contents, Damage, ScrubReport};
@@ -175,6 +176,62 @@ pub fn verify(cluster: &Path, me: ReplicaId, data: &Path) -> anyhow::Result<Vec<
         damages.extend(check_file_system(&look, data)?);
     }
     Ok(damages)
+}
+
+/// Writes the file system of the newest checkpoint that a stopped replica has to an archive.
+///
+/// # Errors
+/// If there is no checkpoint, something is damaged, or the archive is there or cannot be written.
+pub fn export(cluster: &Path, me: ReplicaId, data: &Path, out: &Path) -> anyhow::Result<Exported> {
+    let look = match Site::open(cluster, me, data)? {
+        Ok(site) => site.look,
+        Err(damage) => bail!("{damage}"),
+    };
+    let (store, found) = look.store()?;
+    let found = found.with_context(|| {
+        format!("{} has no checkpoint yet: let the replica run on", data.display())
+    })?;
+    let root: StateRoot = codec::decode(&found.meta)?;
+    let elsewhere = "part of the file system is damaged: export it from another replica";
+    let blocks = store.blocks_below(&root.service).context(elsewhere)?;
+    let failed = || format!("cannot write {}", out.display());
+    let head = archive::Head { time: root.time.0, root: root.service };
+    let mut writer = archive::Writer::create(out, &head).with_context(failed)?;
+    let bar = progress_bar("exporting");
+    bar.set_length(store.live());
+    let mut copy = || -> anyhow::Result<u64> {
+        let mut bytes = 0;
+        for digest in &blocks {
+            let block = store.get(digest).context(elsewhere)?.context(elsewhere)?;
+            writer.add(digest, &block).with_context(failed)?;
+            bytes += block.len() as u64;
+            bar.set_position(bytes);
+        }
+        Ok(bytes)
+    };
+    let copied = copy();
+    bar.finish_and_clear();
+    match copied {
+        Ok(bytes) => {
+            writer.finish().with_context(failed)?;
+            Ok(Exported { seq: root.seq.0, blocks: blocks.len(), bytes })
+        }
+        Err(error) => {
+            writer.remove();
+            Err(error)
+        }
+    }
+}
+
+/// What was exported.
+#[derive(Clone, Copy, Debug)]
+pub struct Exported {
+    /// The checkpoint.
+    pub seq: u64,
+    /// Its blocks.
+    pub blocks: usize,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// Has a running replica scrub its store and waits until it did; false if damage was found.

@@ -29,13 +29,21 @@ struct Cluster {
 
 impl Cluster {
     fn start(replicas: u32) -> Self {
+        Self::start_from(replicas, None)
+    }
+
+    /// A new cluster, with the file system in an archive if there is one.
+    fn start_from(replicas: u32, archive: Option<&Path>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let port = free_ports(replicas);
         init(&Plan { replicas, port, ..Plan::development(dir.path()) }).unwrap();
         let mut cluster = Self { dir, replicas: (0..replicas).map(|_| None).collect() };
         for id in 0..cluster.replicas.len() {
-            let made = cluster.command_with("format", id, &cluster.data(id)).status().unwrap();
-            assert!(made.success());
+            let mut format = cluster.command_with("format", id, &cluster.data(id));
+            if let Some(archive) = archive {
+                format.arg("--import").arg(archive);
+            }
+            assert!(format.status().unwrap().success());
         }
         cluster.start_all();
         cluster

@@ -202,13 +202,17 @@ impl Index {
         pack::size(entry.len)
     }
 
-    /// Lets go of all blocks that nothing needs.
-    pub(super) fn sweep(&mut self) {
+    /// Blocks that no checkpoint refers to; pinned ones may be among them.
+    pub(super) fn idle(&self) -> Vec<Digest> {
         let idle = |(digest, entry): (&Digest, &Entry)| {
             (entry.references == 0 && !entry.retiring).then_some(*digest)
         };
-        let idle: Vec<Digest> = self.entries.iter().filter_map(idle).collect();
-        for digest in idle {
+        self.entries.iter().filter_map(idle).collect()
+    }
+
+    /// Lets go of all blocks that nothing needs.
+    pub(super) fn sweep(&mut self) {
+        for digest in self.idle() {
             self.release(&digest);
         }
     }

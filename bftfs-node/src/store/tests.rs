@@ -299,3 +299,42 @@ fn blocks_are_read_while_a_checkpoint_is_written() {
         done.store(true, Ordering::Relaxed);
     });
 }
+
+#[test]
+fn what_is_imported_is_a_whole_tree_and_nothing_else() {
+    type Change = fn(&mut Vec<Block>);
+    let import = |change: Change| -> Result<(), String> {
+        let dir = TempDir::new().unwrap();
+        let (mut store, _) = open(dir.path()).unwrap();
+        let mut world = World::new();
+        (0..5).for_each(|_| world.change());
+        let sealed = world.seal();
+        let mut blocks = sealed.added;
+        change(&mut blocks);
+        let meta = world.seq.to_be_bytes().to_vec();
+        let checkpoint = LoadedCheckpoint { seq: world.seq, meta, roots: sealed.roots.to_vec() };
+        store.import(checkpoint, blocks.into_iter().map(Ok)).map_err(|error| error.to_string())?;
+        drop(store);
+        let (store, found) = open(dir.path()).unwrap();
+        check(&store, found.as_ref(), world.seq, &world.contents());
+        Ok(())
+    };
+    assert_eq!(import(|_| {}), Ok(()));
+    assert_eq!(import(|blocks| blocks.reverse()), Ok(()), "the order means nothing");
+    let refused: [(Change, &str); 3] = [
+        (|blocks| drop(blocks.remove(0)), "is missing"),
+        (|blocks| drop(blocks.pop()), "is missing"),
+        (
+            |blocks| {
+                let mut other = Tree::new();
+                other.insert(b"other", vec![77; 2000]);
+                blocks.extend(other.seal().added);
+            },
+            "is not part of it",
+        ),
+    ];
+    for (change, what) in refused {
+        let error: String = import(change).unwrap_err();
+        assert!(error.contains(what), "{error}");
+    }
+}

@@ -147,3 +147,85 @@ fn a_running_replica_scrubs_its_store_when_it_is_asked() {
     assert!(code == 1 && said.contains(" 1 blocks are damaged"), "{said}");
     assert_eq!(cluster.status(0).unwrap()["store"]["damaged"], 1);
 }
+
+fn read_file(client: &ClientHandle, name: &str) -> Bytes {
+    let Ok(bftfs_fs::Reply::Attributes(file)) = lookup(client, name) else {
+        panic!("{name} is there")
+    };
+    let read = Operation::Read { ino: file.ino, offset: 0, length: 1 << 15, touch: false };
+    match call(client, read, How::Read) {
+        Ok(bftfs_fs::Reply::Data(bytes)) => bytes,
+        other => panic!("{name}: {other:?}"),
+    }
+}
+
+#[test]
+fn a_file_system_is_exported_and_a_new_cluster_begins_with_it() {
+    let old = stopped();
+    let archive = old.dir.path().join("archive");
+    let export = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bftfs-node"));
+        command.arg("export").arg("--cluster").arg(cluster_path(old.dir.path()));
+        command.args(["--id", "0"]).arg("--data").arg(old.data(0)).arg("--out").arg(&archive);
+        command.stdin(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
+    };
+    let before = files(&old.data(0));
+    assert!(export());
+    assert_eq!(files(&old.data(0)), before, "nothing was changed");
+    assert!(!export(), "what is there is not overwritten");
+
+    for replicas in [1, 4] {
+        let mut cluster = Cluster::start_from(replicas, Some(&archive));
+        let client = cluster.client("alice");
+        for number in 0..8_u8 {
+            assert_eq!(read_file(&client, &format!("f{number}")), vec![number; 20_000]);
+        }
+        assert_eq!(mkdir(&client, "d0"), Err(Errno::EEXIST));
+        mkdir(&client, "new").unwrap();
+        // All begin again from the same, and go on beyond the next checkpoint.
+        (0..cluster.replicas.len()).for_each(|id| cluster.kill(id));
+        cluster.start_all();
+        assert!(lookup(&client, "new").is_ok() && lookup(&client, "d0").is_ok());
+        for number in 0.. {
+            mkdir(&client, &format!("n{number}")).unwrap();
+            if cluster.status(0).unwrap()["last_stable"].as_u64() > Some(0) {
+                break;
+            }
+        }
+        (0..cluster.replicas.len()).for_each(|id| cluster.stop(id));
+        assert_eq!(cluster.look("verify", 0).0, 0);
+    }
+}
+
+#[test]
+fn an_archive_that_is_cut_or_altered_makes_no_replica() {
+    let old = stopped();
+    let archive = old.dir.path().join("archive");
+    let mut export = Command::new(env!("CARGO_BIN_EXE_bftfs-node"));
+    export.arg("export").arg("--cluster").arg(cluster_path(old.dir.path()));
+    export.args(["--id", "0"]).arg("--data").arg(old.data(0)).arg("--out").arg(&archive);
+    assert!(export.stdin(Stdio::null()).status().unwrap().success());
+    let whole = fs::read(&archive).unwrap();
+    let mut altered = whole.clone();
+    altered[50_000] ^= 1;
+    let cut = whole[..whole.len() - 100].to_vec();
+    let data = old.dir.path().join("other");
+    for (bytes, what) in [(altered, "altered"), (cut, "cut short"), (vec![1; 99], "not an archive")]
+    {
+        fs::write(&archive, bytes).unwrap();
+        let mut format = old.command_with("format", 0, &data);
+        let output = format.arg("--import").arg(&archive).stderr(Stdio::piped()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(what), "{said}");
+    }
+    // And what it left does not stand in the way.
+    fs::write(&archive, whole).unwrap();
+    assert!(
+        old.command_with("format", 0, &data)
+            .arg("--import")
+            .arg(&archive)
+            .status()
+            .unwrap()
+            .success()
+    );
+}
