@@ -47,7 +47,7 @@ pub const TIME_LAG_NANOS: u64 = 60_000_000_000;
 pub const FETCH_PAUSE_NANOS: u64 = 20_000_000;
 /// The same for a piece of state, in nanoseconds: it is read from a disk, and many are on their way
 /// at once. Asked for again too early, a state comes twice.
-pub const FETCH_BLOCK_PAUSE_NANOS: u64 = 200_000_000;
+pub const FETCH_BLOCK_PAUSE_NANOS: u64 = 100_000_000;
 /// Pieces of state asked for at once.
 pub const FETCH_BLOCKS_MAX: usize = 64;
 /// Pause between two STATUS messages while something is outstanding.

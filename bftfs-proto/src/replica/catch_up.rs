@@ -95,6 +95,16 @@ impl<S: Service> Replica<S> {
         }
     }
 
+    /// Something else came than was asked for: another replica is asked at once, if it was this
+    /// one that was to answer.
+    pub(super) fn ask_another(&mut self, from: ReplicaId, what: &Fetch) {
+        let Some(mut want) = self.wants.get(what).copied() else { return };
+        if want.attempts > 0 && self.asked(what, want.attempts - 1) == from {
+            want.due = self.now.mono;
+            self.wants.insert(*what, want);
+        }
+    }
+
     /// Whom to ask for the next time: all in turn, first who has most likely got it. That is the
     /// primary where it proposed: with a client that sends to it alone, and a backup that is mute,
     /// asking elsewhere can take until an honest primary is suspected.
@@ -263,7 +273,7 @@ impl<S: Service> Replica<S> {
             Data::Request(request) => self.on_request_body(from, request),
             Data::Batch(batch) => self.on_batch(&batch),
             Data::Stable(certificate, root) => self.on_stable_data(certificate, &root),
-            Data::Block(digest, bytes) => self.on_block(digest, bytes),
+            Data::Block(digest, bytes) => self.on_block(from, digest, bytes),
         }
     }
 

@@ -18,7 +18,7 @@ use crate::config::{FETCH_BLOCKS_MAX, STATUS_BUSY_NANOS};
 use crate::engine::{Output, Record};
 use crate::message::{Checkpoint, Fetch, StateRoot};
 use crate::service::Service;
-use crate::types::{Mono, Seq};
+use crate::types::{Mono, ReplicaId, Seq};
 
 use super::checkpoint::is_certificate;
 use super::{Fault, Loaded, Replica};
@@ -143,7 +143,20 @@ impl<S: Service> Replica<S> {
     }
 
     /// A block of the state. Used iff it was asked for and its content has that digest.
-    pub(super) fn on_block(&mut self, digest: Digest, bytes: Bytes) -> Result<(), Reject> {
+    pub(super) fn on_block(
+        &mut self,
+        from: ReplicaId,
+        digest: Digest,
+        bytes: Bytes,
+    ) -> Result<(), Reject> {
+        let taken = self.take_block(digest, bytes);
+        if taken == Err(Reject::Hash) {
+            self.ask_another(from, &Fetch::Block(digest));
+        }
+        taken
+    }
+
+    fn take_block(&mut self, digest: Digest, bytes: Bytes) -> Result<(), Reject> {
         let credulous = self.broken(Fault::AnyBlock);
         let transfer = self.transfer.as_mut().filter(|t| t.missing.contains(&digest));
         let Some(transfer) = transfer else { return self.mend(digest, bytes) };

@@ -48,6 +48,8 @@ fn what_needs_a_damaged_block_waits_for_it_and_all_else_goes_on() {
 
     let lie = Message::Data(Data::Block(block, Bytes::from_static(b"another")));
     node.refuses(of, &lie, "Hash");
+    let (of, wanted) = asked(&mut node).filter(|(other, _)| *other != of).expect("of another");
+    assert_eq!(wanted, Fetch::Block(block));
     let outputs = node.hear(of, &Message::Data(Data::Block(block, bytes.clone())));
     let text: Bytes = [LONG, b"y"].concat().into();
     let tag = Tag::Ordered(SessionId(1), SlotIndex(0), 2);
