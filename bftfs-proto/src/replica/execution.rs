@@ -126,7 +126,6 @@ impl<S: Service> Replica<S> {
             answers.push(self.state.execute(&self.cluster.id, request, time));
         }
         match self.state.missed() {
-            Some(_) if self.broken(Fault::GuessLost) => Ok(answers),
             Some(damaged) => {
                 self.state.undo(before);
                 Err(damaged)

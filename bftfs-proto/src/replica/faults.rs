@@ -74,8 +74,6 @@ faults! {
     AnyCertificate = "any-certificate",
     /// Pieces of fetched state are not compared with their digests.
     AnyBlock = "any-block",
-    /// Operations are executed without a block that is damaged.
-    GuessLost = "guess-lost",
     /// Requests that were executed before are not answered again (BFT-SMaRt).
     AnswerOnce = "answer-once",
     /// Fast reads are answered right after a restart.
