@@ -26,7 +26,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use bftfs_state::{Block, Digest, Snapshot};
+use bftfs_state::{Block, Digest, Part, Snapshot};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -338,7 +338,11 @@ impl Store {
         // A page that was there may turn out to be damaged: then it is missing the second time.
         for _ in 0..2 {
             for tree in trees {
-                self.append_missing(tree.blocks())?;
+                self.append_missing(tree.parts().filter_map(|part| match part {
+                    Part::Page(block) | Part::Value(block) => Some(block),
+                    // It was kept, so it is here.
+                    Part::Away(..) => None,
+                }))?;
             }
             if let Ok(retired) = self.count_whole(roots) {
                 self.note_lost();

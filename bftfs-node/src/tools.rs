@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal as _, stderr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -11,7 +12,7 @@ use bftfs_proto::engine::Record;
 use bftfs_proto::message::StateRoot;
 use bftfs_proto::service::{Context, Service as _};
 use bftfs_proto::types::{ClientId, ReplicaId, SessionId, View};
-use bftfs_proto::{Digest, Tree, codec};
+use bftfs_proto::{Tree, codec};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
@@ -112,7 +113,7 @@ pub fn inspect(cluster: &Path, me: ReplicaId, data: &Path) -> anyhow::Result<Ins
     }
     let checkpoint = found.map(|found| -> anyhow::Result<_> {
         let root: StateRoot = codec::decode(&found.meta)?;
-        let tree = Tree::open(root.service, &mut |digest| store.get(digest).ok().flatten());
+        let tree = Tree::open_over(root.service, Arc::new(store.blocks()));
         let used = tree.ok().and_then(|tree| statistics(&tree, &root));
         Ok(CheckpointInspection {
             seq: root.seq.0,
@@ -309,8 +310,7 @@ fn check_file_system(look: &Look, data: &Path) -> anyhow::Result<Vec<Damage>> {
         let what = format!("the journal does not know the stored checkpoint {}", root.seq);
         damages.push(Damage::new(&data.join("journal"), None, what, RECOVER));
     }
-    let mut fetch = |digest: &Digest| store.get(digest).ok().flatten();
-    let tree = Tree::open(root.service, &mut fetch)?;
+    let tree = Tree::open_over(root.service, Arc::new(store.blocks()))?;
     for broken in bftfs_fs::check(&tree) {
         let what = format!("the file system of checkpoint {} breaks a rule: {broken}", found.seq);
         damages.push(Damage::new(&path, None, what, RECOVER));

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bftfs_state::Tree;
 use serde::Serialize;
@@ -150,9 +151,8 @@ fn check_trees(
     checkpoint: &LoadedCheckpoint,
     damages: &mut Vec<Damage>,
 ) {
-    let mut fetch = |digest: &bftfs_state::Digest| store.get(digest).ok().flatten();
     for root in &checkpoint.roots {
-        match Tree::open(*root, &mut fetch) {
+        match Tree::open_over(*root, Arc::new(store.blocks())) {
             Err(bftfs_state::OpenError::Malformed { digest, reason }) => {
                 let what = format!(
                     "block {digest} of checkpoint {} is intact and malformed: {reason}",
