@@ -165,6 +165,7 @@ impl Shared {
             dead_bytes: bytes - live_bytes,
             damaged: index.damaged(),
             repaired: index.repaired,
+            moved_bytes: index.moved,
         }
     }
 }
@@ -184,6 +185,8 @@ pub struct Contents {
     pub damaged: usize,
     /// Blocks that were, and were written anew, since the start.
     pub repaired: u64,
+    /// Bytes that were moved to empty packs of which little was needed, since the start.
+    pub moved_bytes: u64,
 }
 
 /// What a store says of itself.

@@ -56,6 +56,7 @@ fn empty(shared: &Shared, id: u32, file: &DiskFile, len: u64, budget: u64) -> io
         }
     }
     appender.flush(shared)?;
+    shared.index().moved += moved;
     Ok(moved)
 }
 

@@ -28,6 +28,9 @@ struct Entry {
     retiring: bool,
 }
 
+// The promise above; a table has at most eight sevenths as many places, to the next power of two.
+const _: () = assert!(size_of::<(Digest, Entry)>() == 56);
+
 /// A pack that counts.
 #[derive(Debug)]
 pub(super) struct Pack {
@@ -71,6 +74,8 @@ pub(super) struct Index {
     damaged: HashSet<Digest>,
     /// Blocks that were damaged and have a good copy again.
     pub(super) repaired: u64,
+    /// Bytes of blocks that were moved to empty their packs.
+    pub(super) moved: u64,
     /// That of the newest superblock.
     pub(super) generation: u64,
     /// Why blocks can no longer be written.
