@@ -31,6 +31,56 @@ struct Entry {
 // The promise above; a table has at most eight sevenths as many places, to the next power of two.
 const _: () = assert!(size_of::<(Digest, Entry)>() == 56);
 
+/// Parts of the table of entries: none is so big that to enlarge it would be felt.
+const SHARDS: usize = 64;
+
+/// The entries, by digest.
+#[derive(Debug)]
+struct Entries([HashMap<Digest, Entry>; SHARDS]);
+
+impl Default for Entries {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| HashMap::new()))
+    }
+}
+
+impl Entries {
+    /// Digests are evenly spread.
+    fn shard(&self, digest: &Digest) -> &HashMap<Digest, Entry> {
+        &self.0[usize::from(digest.0[0]) % SHARDS]
+    }
+
+    fn shard_mut(&mut self, digest: &Digest) -> &mut HashMap<Digest, Entry> {
+        &mut self.0[usize::from(digest.0[0]) % SHARDS]
+    }
+
+    fn get(&self, digest: &Digest) -> Option<&Entry> {
+        self.shard(digest).get(digest)
+    }
+
+    fn get_mut(&mut self, digest: &Digest) -> Option<&mut Entry> {
+        self.shard_mut(digest).get_mut(digest)
+    }
+
+    /// The entry of a block; if there is none yet, that of one that is lost.
+    fn get_or_lost(&mut self, digest: Digest) -> &mut Entry {
+        let lost = Entry { at: 0, pack: NOWHERE, len: 0, references: 0, retiring: false };
+        self.shard_mut(&digest).entry(digest).or_insert(lost)
+    }
+
+    fn remove(&mut self, digest: &Digest) {
+        self.shard_mut(digest).remove(digest);
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&Digest, &Entry)> {
+        self.0.iter().flatten()
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = (&Digest, &mut Entry)> {
+        self.0.iter_mut().flatten()
+    }
+}
+
 /// A pack that counts.
 #[derive(Debug)]
 pub(super) struct Pack {
@@ -64,7 +114,7 @@ pub(super) enum Place {
 /// Behind one lock that is never held while the disk works.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    entries: HashMap<Digest, Entry>,
+    entries: Entries,
     pub(super) packs: BTreeMap<u32, Pack>,
     pins: HashMap<Digest, Pin>,
     /// Blocks that are not in a pack, or only a damaged copy is.
@@ -97,7 +147,7 @@ impl Index {
 
     /// Whether the block should be there.
     pub(super) fn has(&self, digest: &Digest) -> bool {
-        self.pending.contains_key(digest) || self.entries.contains_key(digest)
+        self.pending.contains_key(digest) || self.entries.get(digest).is_some()
     }
 
     /// Whether it can be read, as far as is known.
@@ -118,8 +168,7 @@ impl Index {
 
     /// Notes that a good copy of a block stands there.
     pub(super) fn place(&mut self, digest: Digest, pack: u32, at: u64, len: u32) {
-        let new = Entry { at, pack, len, references: 0, retiring: false };
-        let entry = self.entries.entry(digest).or_insert(Entry { pack: NOWHERE, ..new });
+        let entry = self.entries.get_or_lost(digest);
         let before = *entry;
         *entry = Entry { at, pack, len, ..before };
         self.bury(before);
@@ -141,15 +190,14 @@ impl Index {
 
     /// Begins to count anew.
     pub(super) fn forget_references(&mut self) {
-        for entry in self.entries.values_mut() {
+        for (_, entry) in self.entries.iter_mut() {
             (entry.references, entry.retiring) = (0, false);
         }
     }
 
     /// One more place of the newest checkpoint refers to it.
     pub(super) fn refer(&mut self, digest: Digest) {
-        let lost = Entry { at: 0, pack: NOWHERE, len: 0, references: 0, retiring: false };
-        let entry = self.entries.entry(digest).or_insert(lost);
+        let entry = self.entries.get_or_lost(digest);
         entry.references = entry.references.saturating_add(1);
     }
 
@@ -166,8 +214,7 @@ impl Index {
 
     /// The checkpoint before the newest needs it; true if that was not known.
     pub(super) fn retire(&mut self, digest: Digest) -> bool {
-        let lost = Entry { at: 0, pack: NOWHERE, len: 0, references: 0, retiring: false };
-        let entry = self.entries.entry(digest).or_insert(lost);
+        let entry = self.entries.get_or_lost(digest);
         !std::mem::replace(&mut entry.retiring, true) && entry.references == 0
     }
 
@@ -181,7 +228,7 @@ impl Index {
     /// Replaces all counts; returns the blocks that were referred to and are no longer.
     pub(super) fn recount(&mut self, mut counts: HashMap<Digest, u32>) -> Vec<Digest> {
         let mut retired = Vec::new();
-        for (digest, entry) in &mut self.entries {
+        for (digest, entry) in self.entries.iter_mut() {
             let now = counts.remove(digest).unwrap_or(0);
             if now == 0 && entry.references > 0 {
                 retired.push(*digest);
@@ -189,8 +236,7 @@ impl Index {
             entry.references = now;
         }
         for (digest, count) in counts {
-            self.refer(digest);
-            self.entries.entry(digest).and_modify(|entry| entry.references = count);
+            self.entries.get_or_lost(digest).references = count;
         }
         retired
     }
