@@ -339,7 +339,13 @@ impl Store {
         for _ in 0..2 {
             for tree in trees {
                 self.append_missing(tree.parts().filter_map(|part| match part {
-                    Part::Page(block) | Part::Value(block) => Some(block),
+                    Part::Page(block) => Some(block),
+                    Part::Value(block) => {
+                        // A copy that is damaged is noted, so that it counts as missing. Pages are
+                        // read in any case.
+                        drop(self.shared.read(&block.digest));
+                        Some(block)
+                    }
                     // It was kept, so it is here.
                     Part::Away(..) => None,
                 }))?;

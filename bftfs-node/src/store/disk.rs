@@ -113,7 +113,7 @@ impl Disk {
         if self.durability == Durability::Replicated {
             return Ok(());
         }
-        self.perform(&Op::Sync(&file.path), || file.file.sync_all())
+        self.perform(&Op::Sync(&file.path), || file.file.sync_data())
     }
 
     /// The same for the names of files.

@@ -201,3 +201,26 @@ fn a_value_that_is_kept_is_there_until_a_checkpoint_comes_with_it() {
     assert!(blocks.get(&Digest([3; 32])).is_none());
     assert_eq!(drain(&mut store.take_damaged().unwrap()), [], "it is not ours to miss");
 }
+
+#[test]
+fn a_rewrite_replaces_what_is_damaged() {
+    let (dir, mut world) = used();
+    let whole = image(dir.path());
+    let mut replaced = 0;
+    for (path, bytes) in whole.iter().filter(|(path, _)| path.extension().unwrap() == "pack") {
+        for at in (0..bytes.len()).step_by(bytes.len() / 20) {
+            let mut damaged = whole.clone();
+            damaged.get_mut(path).unwrap()[at] ^= 1;
+            restore(dir.path(), &damaged);
+            let (mut store, _) = open(dir.path()).unwrap();
+            // The same state again, as if it had been fetched.
+            let sealed = world.seal();
+            world.write_sealed(&mut store, &sealed, true).unwrap();
+            replaced += store.contents().repaired;
+            drop(store);
+            let (store, found) = open(dir.path()).unwrap();
+            check(&store, found.as_ref(), world.seq, &world.contents());
+        }
+    }
+    assert!(replaced > 5, "{replaced} blocks were damaged");
+}
