@@ -55,8 +55,15 @@ impl SuperblockV1 {
 impl Superblock {
     /// Overwrites the slot that is its turn. It is durable when that file is.
     pub(super) fn write(&self, disk: &Disk, seal: &Seal) -> std::io::Result<()> {
-        let file = disk.reopen(self.slot())?;
-        self.write_to(&file, disk, seal)
+        match disk.reopen(self.slot()) {
+            Ok(file) => self.write_to(&file, disk, seal),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                // Somebody removed it: the other one has led here.
+                self.create(disk, seal)?;
+                disk.sync_names()
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Makes the slot that is its turn.

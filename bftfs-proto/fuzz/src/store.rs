@@ -83,7 +83,10 @@ impl World {
         let (_, trees) = written.expect("nothing is found that was not written");
         for (root, tree) in found.roots.iter().zip(trees) {
             let read = read(&opened.store.reader(), *root);
-            let same = |read: &Tree| read.prefix(&[]).eq(tree.prefix(&[]));
+            let all = |tree: &Tree| -> Vec<(Vec<u8>, Vec<u8>)> {
+                tree.prefix(&[]).map(|(key, value)| (key.to_vec(), value.read().to_vec())).collect()
+            };
+            let same = |read: &Tree| all(read) == all(tree);
             assert!(read.as_ref().map_or(!whole, same), "what is read is what was written");
         }
     }

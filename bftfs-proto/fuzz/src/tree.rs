@@ -49,7 +49,11 @@ fn value_digest(bytes: &[u8]) -> Digest {
 fn one_block(bytes: &[u8]) {
     let (page, value) = (page_digest(bytes), value_digest(bytes));
     assert!(is_block(&page, bytes) && is_block(&value, bytes));
-    assert_eq!(block_children(&value, bytes), Ok(Children::Values(vec![])), "a value refers to nothing");
+    assert_eq!(
+        block_children(&value, bytes),
+        Ok(Children::Values(vec![])),
+        "a value refers to nothing"
+    );
     if let Ok(children) = block_children(&page, bytes) {
         let children = children.into_digests();
         assert!(children.len() * 44 <= bytes.len(), "a reference takes so much");

@@ -151,6 +151,10 @@ fn without_one_superblock_the_other_counts() {
             let mut damaged = whole.clone();
             damage(&mut damaged, &dir, slot);
             restore(dir.path(), &damaged);
+            if checkpoints % 2 == 0 {
+                // Or it is not there at all.
+                std::fs::remove_file(dir.path().join("store").join(slot)).unwrap();
+            }
             let (mut store, found) = open(dir.path()).unwrap();
             let found = found.unwrap();
             // And it goes on from there.

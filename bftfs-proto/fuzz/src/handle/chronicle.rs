@@ -102,7 +102,8 @@ impl Chronicle {
             signer: replica_signer(0).clone(),
             source: Memory::new(),
         };
-        let mut replica = Replica::recover(setup, service, at(0), None, records).expect("as written");
+        let mut replica =
+            Replica::recover(setup, service, at(0), None, records).expect("as written");
         assert_eq!(replica.executed(), Seq(SEQS));
         let (mut roots, mut blocks) = (BTreeMap::new(), BTreeMap::new());
         while let Some(output) = replica.poll_output() {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bftfs_proto::Digest;
 use bftfs_proto::codec;
 use bftfs_proto::config::{ACCEPTED_PER_SEQ_MAX, MESSAGE_BYTES_MAX};
 use bftfs_proto::engine::{Input, Outbox, Output, Record, Release, Snapshots, To};
@@ -10,10 +11,8 @@ use bftfs_proto::message::{Batch, Fetch, Message, NewView, StateRoot, ViewChange
 use bftfs_proto::replica::{Loaded, Replica, Setup, choose};
 use bftfs_proto::service::Service;
 use bftfs_proto::types::{Mono, Now, Principal, Seq, View, Wall};
-use bftfs_proto::Digest;
 use bftfs_state::{Part, Source};
 use bftfs_state_memory::Memory;
-
 
 use crate::cast::{EPOCH, id};
 use crate::pick::Pick;
@@ -178,7 +177,7 @@ impl<S: Service + Clone> Node<S> {
                     );
                     self.note(message);
                 }
-                Output::Checkpoint(snapshots) => self.note_checkpoint(&snapshots),
+                Output::Checkpoint(snapshots) => self.note_checkpoint(snapshots),
                 Output::Append(Record::Accepted { seq, batch, .. }) => {
                     self.batches.insert(*seq, batch.clone());
                 }
