@@ -43,9 +43,3 @@ impl Deref for Found<'_> {
         }
     }
 }
-
-impl PartialEq<[u8]> for Found<'_> {
-    fn eq(&self, other: &[u8]) -> bool {
-        **self == *other
-    }
-}
