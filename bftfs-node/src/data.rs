@@ -284,7 +284,7 @@ pub(crate) type Fill<'a> = &'a mut dyn FnMut(&mut Store) -> io::Result<()>;
 /// The same, with a store that `fill` has written to.
 ///
 /// # Errors
-/// As [`format`], or what `fill` fails with.
+/// As [`format()`], or what `fill` fails with.
 pub(crate) fn format_with(
     path: &Path,
     identity: &Identity,

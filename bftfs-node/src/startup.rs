@@ -138,7 +138,7 @@ pub fn format(paths: &Paths, me: ReplicaId, lost: bool) -> anyhow::Result<()> {
 /// archive. All replicas of the cluster must begin with the same.
 ///
 /// # Errors
-/// As [`format`]; or if the archive is cut short, altered, or not that of a sound file system. Then
+/// As [`format()`]; or if the archive is cut short, altered, or not that of a sound file system. Then
 /// there is no data directory.
 pub fn import(paths: &Paths, me: ReplicaId, archive: &Path) -> anyhow::Result<()> {
     let Who { owner, options, .. } = Who::load(paths, me)?;

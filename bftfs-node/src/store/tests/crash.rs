@@ -145,3 +145,42 @@ fn after_a_crash_it_goes_on() {
         check(&opened.store, opened.checkpoint.as_ref(), world.seq, &world.contents());
     }
 }
+
+#[test]
+fn a_disk_that_fails_any_change_ends_the_store_and_loses_nothing_that_was_reported() {
+    let mut failures = 0;
+    for changes in 0.. {
+        let dir = TempDir::new().unwrap();
+        data::format(dir.path(), &IDENTITY, &small(), &[]).unwrap();
+        let mut store = data::open(dir.path(), &IDENTITY, &small()).unwrap().store;
+        let store_dir = dir.path().join("store");
+        record::fail_after(&store_dir, changes);
+        let (mut world, mut history) = (World::new(), History::new());
+        let (mut reported, mut failed) = (0, false);
+        for _ in 0..6 {
+            world.change();
+            let sealed = world.seal();
+            history.insert(world.seq, world.contents());
+            match world.write_sealed(&mut store, &sealed, false) {
+                Ok(()) => {
+                    assert!(!failed, "after a failure it takes no more checkpoints");
+                    reported = world.seq;
+                }
+                Err(_) => failed = true,
+            }
+        }
+        drop(store);
+        if !record::has_failed(&store_dir) {
+            assert!(failures > 20, "{failures} changes could fail");
+            return;
+        }
+        // Only what is no longer needed may fail to be removed without more ado.
+        failures += u64::from(failed);
+        let opened = data::open(dir.path(), &IDENTITY, &small()).unwrap();
+        let found = opened.checkpoint.as_ref().map_or(0, |found| found.seq);
+        assert!(found == reported || failed && found == reported + 1, "{found}, not {reported}");
+        if found > 0 {
+            check(&opened.store, opened.checkpoint.as_ref(), found, &history[&found]);
+        }
+    }
+}

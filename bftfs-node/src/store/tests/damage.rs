@@ -153,7 +153,7 @@ fn without_one_superblock_the_other_counts() {
             restore(dir.path(), &damaged);
             if checkpoints % 2 == 0 {
                 // Or it is not there at all.
-                std::fs::remove_file(dir.path().join("store").join(slot)).unwrap();
+                fs::remove_file(dir.path().join("store").join(slot)).unwrap();
             }
             let (mut store, found) = open(dir.path()).unwrap();
             let found = found.unwrap();

@@ -40,12 +40,39 @@ pub(in crate::store) fn mark(dir: &Path, seq: u64, durable: bool) {
     records().get_mut(dir).expect("it was started").push(Change::Mark(seq, durable));
 }
 
+/// How many more changes the disk of a directory takes before it fails one.
+static FAILURES: Mutex<BTreeMap<PathBuf, u64>> = Mutex::new(BTreeMap::new());
+
+/// Has the disk of this directory fail one change, after `changes` more.
+pub(in crate::store) fn fail_after(dir: &Path, changes: u64) {
+    FAILURES.lock().unwrap_or_else(PoisonError::into_inner).insert(dir.to_owned(), changes);
+}
+
+/// Whether the change has failed that was to; it is not asked for again.
+pub(in crate::store) fn has_failed(dir: &Path) -> bool {
+    FAILURES.lock().unwrap_or_else(PoisonError::into_inner).remove(dir).is_none()
+}
+
+fn fails(dir: &Path) -> bool {
+    let mut failures = FAILURES.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(left) = failures.get_mut(dir) else { return false };
+    let now = *left == 0;
+    *left = left.saturating_sub(1);
+    if now {
+        failures.remove(dir);
+    }
+    now
+}
+
 /// Does it and records it, in one, if the directory is recorded.
 pub(in crate::store) fn perform<T>(
     dir: &Path,
     op: &Op<'_>,
     act: impl FnOnce() -> io::Result<T>,
 ) -> io::Result<T> {
+    if fails(dir) {
+        return Err(io::Error::other("the disk fails (EIO)"));
+    }
     let mut records = records();
     let Some(record) = records.get_mut(dir) else {
         drop(records);
