@@ -112,9 +112,9 @@ impl<S: Service> Replica<S> {
         let n = u32::try_from(self.cluster.n()).unwrap_or(u32::MAX);
         let next = ReplicaId((self.me.0 + 1) % n);
         let first = match what {
-            Fetch::Request(_) | Fetch::Batch(_) if !self.is_primary() => {
-                self.cluster.primary(self.view)
-            }
+            Fetch::Request(_) if !self.is_primary() => self.cluster.primary(self.view),
+            // Others stand by it; the primary of all may leave this replica out.
+            Fetch::Batch(_) => ReplicaId((self.cluster.primary(self.view).0 + 1) % n),
             // So that one replica need not give a whole state.
             Fetch::Block(digest) => ReplicaId(u32::from(digest.0[0]) % n),
             _ => next,

@@ -36,7 +36,7 @@ fn claims_of_w_replicas_decide() {
     assert_eq!(node.hear(replica(3), &decided(1, &batch)), []);
     assert_eq!(node.replica.decided(Seq(1)), Some(batch.digest(&id())));
     let wanted = Message::Fetch(vec![Fetch::Batch(batch.digest(&id()))]);
-    assert_eq!(node.tick(), [to_one(replica(0), wanted, 0)]);
+    assert_eq!(node.tick(), [to_one(replica(2), wanted, 0)]);
     let learned =
         Record::Learned { seq: Seq(1), batch: batch.clone(), requests: vec![request.clone()] };
     assert_eq!(
