@@ -4,7 +4,8 @@
 //! runs what is decided and answers, `checkpoint` makes checkpoints stable, `suspicion` says when the
 //! primary is to go, `view_change` leaves a view and begins the next, with the batches of `choice`;
 //! `catch_up` asks for and gives what is missing, `transfer` fetches state, `recovery` begins again
-//! from the disk and `amnesia` without it, `repair` has damaged blocks replaced. `log`, `pool` and `state` are the data that they share.
+//! from the disk and `amnesia` without it, `repair` has damaged blocks replaced. `log`, `pool` and
+//! `state` are the data that they share.
 
 mod amnesia;
 mod catch_up;

@@ -46,7 +46,7 @@ impl Repair {
 impl<S: Service> Replica<S> {
     /// This block is to be brought back.
     pub(super) fn lack(&mut self, digest: Digest) {
-        if self.cluster.n() > 1 && self.repair.lacking.len() < LACKING_MAX {
+        if self.cluster.n() > 1 && self.takes_damage() {
             self.repair.lacking.insert(digest);
             self.want(Fetch::Block(digest));
         }
@@ -58,12 +58,15 @@ impl<S: Service> Replica<S> {
         self.repair.lacking.len() < LACKING_MAX
     }
 
-    /// Whether a block was asked for in vain for long enough.
+    /// Whether a block was asked for in vain for long enough, or is no longer needed.
     pub(super) fn is_given_up(&mut self, what: &Fetch, attempts: u32) -> bool {
         let Fetch::Block(digest) = what else { return false };
         let fetched = self.transfer.as_ref().is_some_and(|transfer| transfer.misses(digest));
-        let needed = fetched || self.repair.stalled == Some(*digest);
-        attempts >= ATTEMPTS_MAX && !needed && self.repair.lacking.remove(digest)
+        if attempts < ATTEMPTS_MAX || fetched || self.repair.stalled == Some(*digest) {
+            return false;
+        }
+        self.repair.lacking.remove(digest);
+        true
     }
 
     /// Execution needs this block: it waits.

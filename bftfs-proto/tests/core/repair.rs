@@ -1,8 +1,8 @@
 //! Damaged blocks of the own state: others bring them back, and nothing is guessed meanwhile.
 
 use bftfs_proto::Digest;
-use bftfs_proto::engine::{Input, To};
-use bftfs_proto::message::{Answer, Data, Fetch, Message, Tag};
+use bftfs_proto::engine::{Input, Record, To};
+use bftfs_proto::message::{Answer, Data, Fetch, Message, StateRoot, Tag};
 use bftfs_proto::types::{Principal, Seq, SessionId, SlotIndex};
 use bftfs_state::Source as _;
 use bytes::Bytes;
@@ -39,7 +39,7 @@ fn what_needs_a_damaged_block_waits_for_it_and_all_else_goes_on() {
     node.blocks.damage(block);
     let batch = batch(&[&append(2, b"y")]);
     let seq = K + 1;
-    let outputs = node.order_only(seq, &append(2, b"y"));
+    let outputs = node.order_only(seq, &[&append(2, b"y")]);
     assert_eq!(answers(&outputs), [], "nothing is answered from what is not there");
     assert_eq!(node.replica.executed(), Seq(K));
     assert_eq!(node.replica.decided(Seq(seq)), Some(batch.digest(&id())), "it votes on");
@@ -106,7 +106,40 @@ fn a_block_that_nobody_has_is_given_up_unless_something_waits_for_it() {
     assert_eq!((node.replica.status().lacking, node.replica.sizes().wants), (0, 0));
 
     node.blocks.damage(block);
-    node.order_only(K + 1, &append(2, b"y"));
+    node.order_only(K + 1, &[&append(2, b"y")]);
     (0..40).for_each(|_| drop(node.tick()));
     assert_eq!(node.replica.status().lacking, 1);
+}
+
+#[test]
+fn what_was_lacking_is_asked_for_no_longer_when_a_fetched_state_takes_its_place() {
+    let (mut node, ..) = with_a_block();
+    let stable = |root: StateRoot| {
+        let state = root.digest(&id());
+        Data::Stable([0, 2, 3].map(|by| claim(by, root.seq.0, state)).into(), root)
+    };
+    let claimed = |record: &Record| match record {
+        Record::Claimed(claim, _) => Some(claim.state),
+        _ => None,
+    };
+    let state = node.records.iter().find_map(claimed).expect("it signed for its checkpoint");
+    for by in [2, 3] {
+        node.hear(replica(by), &Message::Checkpoint(claim(by, K, state)));
+    }
+    let root = |record: &Record| match record {
+        Record::Stable(_, root) => Some(*root),
+        _ => None,
+    };
+    let root = node.records.iter().find_map(root).expect("it is stable");
+
+    node.input(Input::Damaged(Digest([7; 32])));
+    // The same trees under a later number: nothing has to be fetched but that they are stable.
+    let later = Message::Data(stable(StateRoot { seq: Seq(2 * K), ..root }));
+    for _ in 0..4 {
+        node.hear(replica(2), &later);
+        node.tick();
+    }
+    assert_eq!((node.replica.executed(), node.replica.status().lacking), (Seq(2 * K), 0));
+    (0..40).for_each(|_| drop(node.tick()));
+    assert_eq!(node.replica.sizes().wants, 0);
 }

@@ -14,6 +14,7 @@ use bftfs_proto::types::{
     ClientId, Lsn, Mono, Now, Principal, ReplicaId, Seq, SessionId, SlotIndex, View, Wall,
 };
 use bftfs_proto::{Digest, Tree};
+use bftfs_state::Source as _;
 use bftfs_state_memory::Memory;
 use bytes::Bytes;
 
@@ -278,7 +279,10 @@ impl Node {
                     Out::Append(record)
                 }
                 Output::Send { to, message, after } => Out::Send(to, message, after),
-                Output::Checkpoint(snapshots) => Out::Checkpoint(snapshots.root.seq),
+                Output::Checkpoint(snapshots) => {
+                    snapshots.added.iter().for_each(|block| self.blocks.keep(block));
+                    Out::Checkpoint(snapshots.root.seq)
+                }
                 Output::Truncate(seq) => Out::Truncate(seq),
                 Output::Serve(to, digest) => Out::Serve(to, digest),
             });
@@ -288,17 +292,13 @@ impl Node {
 
     /// Has backup 1 order and execute `requests` under `seq` with the others' votes.
     pub(crate) fn order(&mut self, seq: u64, requests: &[&Request]) -> Vec<Out> {
-        let outputs = self.decide(seq, requests);
+        let outputs = self.order_only(seq, requests);
         assert_eq!(self.replica.executed(), Seq(seq));
         outputs
     }
 
-    /// The same with one request, whether or not it can be executed.
-    pub(crate) fn order_only(&mut self, seq: u64, request: &Request) -> Vec<Out> {
-        self.decide(seq, &[request])
-    }
-
-    fn decide(&mut self, seq: u64, requests: &[&Request]) -> Vec<Out> {
+    /// The same, whether or not they can be executed.
+    pub(crate) fn order_only(&mut self, seq: u64, requests: &[&Request]) -> Vec<Out> {
         let batch = batch(requests);
         let mut outputs = Vec::new();
         requests.iter().for_each(|request| outputs.extend(self.ask(request)));
