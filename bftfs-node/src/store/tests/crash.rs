@@ -59,6 +59,30 @@ fn workload(dir: &Path) -> History {
     history
 }
 
+/// The workload with every change of a file, and a directory to rebuild what a crash leaves.
+struct Recorded {
+    _dir: TempDir,
+    copy: TempDir,
+    /// The files as they were before the first change.
+    model: Model,
+    changes: Vec<Change>,
+    history: History,
+}
+
+impl Recorded {
+    fn new() -> Self {
+        let (dir, copy) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        data::format(dir.path(), &IDENTITY, &small(), &[]).unwrap();
+        copy_rest(dir.path(), copy.path());
+        let store_dir = dir.path().join("store");
+        let model = Model::of(&store_dir);
+        record::start(&store_dir);
+        let history = workload(dir.path());
+        let changes = record::take(&store_dir);
+        Self { _dir: dir, copy, model, changes, history }
+    }
+}
+
 /// Opens what a crash left and checks that it is what it must be; returns the checkpoint found.
 fn check_crash(
     dir: &Path,
@@ -87,15 +111,7 @@ fn check_crash(
 
 #[test]
 fn a_crash_at_any_change_leaves_a_checkpoint_that_was_reported_or_is_under_way() {
-    let (dir, copy) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    data::format(dir.path(), &IDENTITY, &small(), &[]).unwrap();
-    copy_rest(dir.path(), copy.path());
-    let store_dir = dir.path().join("store");
-    let mut model = Model::of(&store_dir);
-    record::start(&store_dir);
-    let history = workload(dir.path());
-    let changes = record::take(&store_dir);
-
+    let Recorded { copy, mut model, changes, history, .. } = Recorded::new();
     let removed = changes.iter().filter(|change| matches!(change, Change::Remove(_))).count();
     let created = changes.iter().filter(|change| matches!(change, Change::Create(_))).count();
     assert!(created > 8 && removed > 4, "{created} files made, {removed} removed");
@@ -119,14 +135,8 @@ fn a_crash_at_any_change_leaves_a_checkpoint_that_was_reported_or_is_under_way()
 
 #[test]
 fn after_a_crash_it_goes_on() {
-    let (dir, copy) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    data::format(dir.path(), &IDENTITY, &small(), &[]).unwrap();
-    copy_rest(dir.path(), copy.path());
-    let store_dir = dir.path().join("store");
-    let mut model = Model::of(&store_dir);
-    record::start(&store_dir);
-    workload(dir.path());
-    for (at, change) in record::take(&store_dir).iter().enumerate() {
+    let Recorded { copy, mut model, changes, .. } = Recorded::new();
+    for (at, change) in changes.iter().enumerate() {
         model.apply(change);
         if at % 13 != 0 {
             continue;
