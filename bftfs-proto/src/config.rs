@@ -60,6 +60,9 @@ pub const REPLICAS_MAX: usize = 19;
 /// come about only if views fail one after another; forgetting the oldest can cost a view, never
 /// safety (`docs/protocol.md`, view changes).
 pub const ACCEPTED_PER_SEQ_MAX: usize = 4;
+/// The last view that can be left for. At a million a second it is reached after 10^5 years; only
+/// liars name a later one.
+pub const VIEW_MAX: View = View(1 << 62);
 /// Entries of Q in a view-change.
 pub const VIEW_CHANGE_ACCEPTED_MAX: usize = ACCEPTED_PER_SEQ_MAX * WINDOW_SLOTS;
 /// How long a request may wait before its replica suspects the primary, at first, in nanoseconds.

@@ -96,8 +96,8 @@ pub struct Replica<S> {
     last_status: Mono,
     /// When each peer's STATUS was answered last.
     answered: BTreeMap<ReplicaId, Mono>,
-    /// Requests that each backup relayed since this replica's last STATUS.
-    relays: BTreeMap<ReplicaId, u32>,
+    /// Requests with bad signatures that each replica showed since this one's last STATUS.
+    forgeries: BTreeMap<ReplicaId, u32>,
     /// How far replicas that listen need the others to go, so that they may vote again.
     awaited: BTreeMap<ReplicaId, Seq>,
     /// This replica lost its disk and listens.

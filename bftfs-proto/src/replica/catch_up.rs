@@ -23,8 +23,8 @@ use super::{Fault, Replica};
 /// Sequence numbers for which votes are sent again in answer to one STATUS.
 const RESEND_SEQS_MAX: usize = 32;
 
-/// Requests that one backup may show its primary unasked in one STATUS period.
-const RELAYS_MAX: u32 = 16;
+/// Requests that no client signed and that one backup may show its primary in one STATUS period.
+const FORGERIES_MAX: u32 = 16;
 
 /// Something asked for.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +49,7 @@ impl<S: Service> Replica<S> {
         self.ask();
         self.review_primary();
         if self.now.mono >= self.status_due() {
-            self.relays.clear();
+            self.forgeries.clear();
             self.consider_transfer();
             self.observe_primary();
             self.propose_nothing();
@@ -62,7 +62,8 @@ impl<S: Service> Replica<S> {
         let open = self.log.iter().next_back().is_some_and(|(seq, _)| seq > self.state.executed());
         let listens = self.amnesia.is_some() || !self.awaited.is_empty();
         let waits = !self.views.active || !self.pool.is_idle() || listens;
-        let busy = open || waits || !self.wants.is_empty() || self.transfer.is_some();
+        let lags = self.transfer.is_some() || !self.checkpoints.ahead.is_empty();
+        let busy = open || waits || lags || !self.wants.is_empty();
         self.last_status.after(if busy { STATUS_BUSY_NANOS } else { STATUS_IDLE_NANOS })
     }
 
@@ -298,7 +299,8 @@ impl<S: Service> Replica<S> {
     }
 
     /// A relayed request is used iff
-    /// - a batch here waits for it, or a backup shows it to its primary, a few in a STATUS period;
+    /// - a batch here waits for it, or a backup shows it to its primary, and showed few bad ones in
+    ///   this STATUS period;
     /// - its client signed it, or a correct replica is known to have accepted it.
     fn on_request_body(&mut self, from: ReplicaId, request: Request) -> Result<(), Reject> {
         let digest = request.digest(&self.cluster.id);
@@ -309,9 +311,10 @@ impl<S: Service> Replica<S> {
         match self.blocked.get(&digest) {
             Some(seqs) if seqs.iter().any(vouched) => return self.take_in(digest, request, false),
             Some(_) => {}
-            None => self.admit_relay(from, &request)?,
+            None => self.admit_relay(from, &digest, &request)?,
         }
         if !is_signed(&self.cluster, &request) {
+            *self.forgeries.entry(from).or_default() += 1;
             return Err(Reject::Signature);
         }
         self.take_in(digest, request, true)?;
@@ -319,16 +322,21 @@ impl<S: Service> Replica<S> {
         Ok(())
     }
 
-    fn admit_relay(&mut self, from: ReplicaId, request: &Request) -> Result<(), Reject> {
+    fn admit_relay(
+        &mut self,
+        from: ReplicaId,
+        digest: &Digest,
+        request: &Request,
+    ) -> Result<(), Reject> {
         if !self.is_primary() || !self.views.active {
             return Err(Reject::Unasked);
         }
-        if !matches!(self.state.standing(request), Standing::Fresh) {
+        let known = self.pool.get(digest).is_some_and(|body| body.verified);
+        if known || !matches!(self.state.standing(request), Standing::Fresh) {
             return Err(Reject::Stale);
         }
-        let relayed = self.relays.entry(from).or_default();
-        *relayed += 1;
-        if *relayed > RELAYS_MAX || !self.pool.has_room(request) {
+        let forged = self.forgeries.get(&from).is_some_and(|forged| *forged >= FORGERIES_MAX);
+        if forged || !self.pool.has_room(request) {
             return Err(Reject::Quota);
         }
         Ok(())

@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 use bftfs_state::Digest;
 
 use crate::auth::Reject;
-use crate::config::Cluster;
+use crate::config::{Cluster, VIEW_MAX};
 use crate::message::{Batch, NewView, ViewChange, Vote};
 use crate::types::{Seq, View};
 
@@ -97,7 +97,8 @@ pub(super) fn check_change(change: &ViewChange, cluster: &Cluster) -> Result<(),
     let entries = change.prepared.iter().chain(&change.accepted);
     let ordered = change.prepared.is_sorted_by(|a, b| a.seq < b.seq)
         && change.accepted.is_sorted_by(|a, b| (a.seq, a.digest) < (b.seq, b.digest));
-    if !ordered || !entries.into_iter().all(within) || change.view == View(0) {
+    let named = (View(1)..=VIEW_MAX).contains(&change.view);
+    if !ordered || !entries.into_iter().all(within) || !named {
         return Err(Reject::Testimony);
     }
     match change.certificate.first() {

@@ -41,7 +41,10 @@ impl<S: Service> Replica<S> {
         if slot.decided.is_some() {
             return Err(Reject::Stale);
         }
-        self.check_time(batch.time)?;
+        if let Err(reject) = self.check_time(batch.time) {
+            self.blame_for_time();
+            return Err(reject);
+        }
         let proposed = (self.now.mono, self.waited(&batch.requests));
         if let Some(slot) = self.log.get_mut(seq) {
             slot.proposed = Some(proposed);

@@ -50,6 +50,11 @@ impl Body {
     }
 }
 
+/// Requests of a client that are shown to the primary as they come, once it overlooked one.
+const HERALDED: u32 = 2048;
+/// Bytes of a request up to which it is.
+const HERALDED_BYTES_MAX: usize = 16 << 10;
+
 /// The requests of one client that are not ordered yet, oldest first.
 #[derive(Debug, Default)]
 struct Queue {
@@ -59,6 +64,8 @@ struct Queue {
     /// The batch that held a request of this client last, or that was executed last when the
     /// client began to wait.
     served: Seq,
+    /// How many requests of this client are still to be shown to the primary as they come.
+    heralded: u32,
 }
 
 /// A request that the primary has and does not serve.
@@ -121,6 +128,34 @@ impl Pool {
             body.shown = Some(now);
             self.shown.insert((now, *digest));
         }
+    }
+
+    /// The primary did not serve this client until it was shown what waits, though it could have:
+    /// its next requests are shown to it at once. So a primary that does not hear a client, and a
+    /// client that does not speak to its primary, cost the others a message and no time.
+    pub(super) fn herald(&mut self, client: ClientId) {
+        if let Some(queue) = self.queues.get_mut(&client) {
+            queue.heralded = HERALDED;
+        }
+    }
+
+    /// Whether this request, which just came, is to be shown to the primary at once.
+    pub(super) fn is_heralded(&mut self, digest: &Digest) -> bool {
+        let Some(body) = self.bodies.get(digest).filter(|body| body.is_waiting()) else {
+            return false;
+        };
+        let small = body.request.bytes() <= HERALDED_BYTES_MAX;
+        let Some(queue) = self.queues.get_mut(&body.request.client).filter(|_| small) else {
+            return false;
+        };
+        let heralded = queue.heralded > 0;
+        queue.heralded = queue.heralded.saturating_sub(1);
+        heralded
+    }
+
+    /// Since which batch this client has not been served.
+    pub(super) fn served(&self, client: ClientId) -> Option<Seq> {
+        self.queues.get(&client).map(|queue| queue.served)
     }
 
     /// This request cannot be executed, or not yet: as if it had come now.
@@ -243,7 +278,10 @@ impl Pool {
     pub(super) fn requeue(&mut self) {
         self.shown.clear();
         let queues = &mut self.queues;
-        queues.values_mut().for_each(|queue| queue.waiting.clear());
+        for queue in queues.values_mut() {
+            queue.waiting.clear();
+            queue.heralded = 0;
+        }
         for (_, digest) in &self.pending {
             let Some(body) = self.bodies.get_mut(digest) else { continue };
             body.shown = None;

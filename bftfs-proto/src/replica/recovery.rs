@@ -173,7 +173,7 @@ impl<S: Service> Replica<S> {
             started: now.mono,
             last_status: now.mono,
             answered: BTreeMap::new(),
-            relays: BTreeMap::new(),
+            forgeries: BTreeMap::new(),
             awaited: BTreeMap::new(),
             amnesia: None,
             diverged: false,

@@ -42,6 +42,7 @@ impl<S: Service> Replica<S> {
             return Err(Reject::Quota);
         }
         self.take_in(digest, request, false)?;
+        self.herald(&digest);
         self.propose();
         Ok(())
     }

@@ -7,6 +7,7 @@
 use bftfs_state::Digest;
 
 use crate::auth::Reject;
+use crate::config::PIPELINE_BATCHES;
 use crate::message::{Answer, Data, Message};
 use crate::service::Service;
 use crate::types::{Mono, ReplicaId, Seq, View};
@@ -25,6 +26,10 @@ const SHOWN_MAX: usize = 8;
 const NEGLECT_NANOS: u64 = 300_000_000;
 /// Batches without a request of a client that waits, before that is unfair.
 const NEGLECT_BATCHES: u64 = 64;
+/// Batches without a request of a client that waits, before it seems to be overlooked.
+const OVERLOOKED_BATCHES: u64 = 2 * PIPELINE_BATCHES;
+/// How long a proposal at a time that cannot be right counts against its primary.
+const UNTIMELY_NANOS: u64 = 1_000_000_000;
 /// How long a new primary is not measured.
 const GRACE_NANOS: u64 = 2_000_000_000;
 /// Batches that are measured before the mean counts.
@@ -46,6 +51,8 @@ pub(super) struct Conduct {
     measured: u64,
     /// It signed something false, or its operator wants it gone.
     condemned: bool,
+    /// When it proposed a time last that is too far from this replica's clock.
+    untimely: Option<Mono>,
 }
 
 impl Conduct {
@@ -146,7 +153,17 @@ impl<S: Service> Replica<S> {
             return false;
         }
         let settled = now >= self.views.since.after(GRACE_NANOS);
-        (settled && self.views.conduct.is_slow()) || self.is_unfair()
+        let untimely = self.views.conduct.untimely.is_some_and(|at| now < at.after(UNTIMELY_NANOS));
+        untimely || (settled && self.views.conduct.is_slow()) || self.is_unfair()
+    }
+
+    /// The primary proposed a time that this replica cannot accept: its clock is wrong, or this one.
+    /// Nothing is to be waited for; if w replicas say so, it is the primary's.
+    pub(super) fn blame_for_time(&mut self) {
+        self.views.conduct.untimely = Some(self.now.mono);
+        if !self.views.suspects && self.may_vote() && !self.is_catching_up() {
+            self.suspect();
+        }
     }
 
     /// A client waits while many batches pass without it.
@@ -210,7 +227,29 @@ impl<S: Service> Replica<S> {
             if self.is_owed(&digest) {
                 self.relay(&digest);
                 self.pool.show(&digest, now);
+                self.consider_overlooked(&digest);
             }
+        }
+    }
+
+    /// A request has waited though nothing else was under way, or though others were served: its
+    /// client is one that the primary does not hear.
+    fn consider_overlooked(&mut self, digest: &Digest) {
+        let executed = self.state.executed();
+        let idle = self.log.iter().next_back().is_none_or(|(seq, _)| seq <= executed);
+        let Some(client) = self.pool.get(digest).map(|body| body.request.client) else { return };
+        let served = self.pool.served(client).unwrap_or(executed);
+        if idle || executed.0.saturating_sub(served.0) > OVERLOOKED_BATCHES {
+            self.pool.herald(client);
+        }
+    }
+
+    /// Shows the primary a request that just came, if it does not hear that client.
+    pub(super) fn herald(&mut self, digest: &Digest) {
+        let backup = self.views.active && !self.is_primary() && self.may_vote();
+        if backup && self.pool.is_heralded(digest) && self.is_owed(digest) {
+            self.relay(digest);
+            self.pool.show(digest, self.now.mono);
         }
     }
 

@@ -2,13 +2,13 @@
 
 use bftfs_proto::Digest;
 use bftfs_proto::auth::Signature;
-use bftfs_proto::config::VIEW_TIMEOUT_NANOS;
+use bftfs_proto::config::{TIME_BOUND_NANOS, VIEW_MAX, VIEW_TIMEOUT_NANOS};
 use bftfs_proto::engine::Record;
 use bftfs_proto::message::{
     Batch, Checkpoint, Data, Fetch, Message, NewView, PrePrepare, Status, ViewChange, Vote,
 };
 use bftfs_proto::replica::{Choice, choose};
-use bftfs_proto::types::{ReplicaId, Seq, View};
+use bftfs_proto::types::{ReplicaId, Seq, View, Wall};
 
 use super::support::*;
 
@@ -154,6 +154,69 @@ fn a_request_that_waits_is_shown_to_the_primary() {
     let mut primary = Node::new(0);
     let out = primary.hear(replica(1), &Message::Data(Data::Request(open(1, 9))));
     assert_eq!(out.len(), 2, "it is ordered");
+}
+
+/// What a backup shows its primary, unasked.
+fn shown(outputs: &[Out]) -> usize {
+    let is_body = |out: &&Out| matches!(out, Out::Send(_, Message::Data(Data::Request(_)), _));
+    outputs.iter().filter(is_body).count()
+}
+
+#[test]
+fn a_client_that_the_primary_overlooks_is_shown_to_it_at_once_from_then_on() {
+    let mut node = Node::new(1);
+    assert_eq!(shown(&node.ask(&open(1, 9))), 0, "the primary gets it from the client");
+    let late: usize = (0..4).map(|_| shown(&node.tick())).sum();
+    assert!(late > 0, "it has waited");
+    assert_eq!(shown(&node.ask(&open(1, 10))), 1, "the next one need not");
+    assert_eq!(shown(&node.ask(&open(2, 9))), 0, "others are heard, as far as anybody knows");
+    let mut forged = open(1, 11);
+    forged.signature = open(1, 12).signature;
+    assert_eq!(shown(&node.ask(&forged)), 0, "nothing is shown that the client did not sign");
+}
+
+#[test]
+fn a_client_that_waits_because_the_pipeline_is_full_is_not_overlooked() {
+    let mut node = Node::new(1);
+    let first = open(2, 9);
+    node.ask(&first);
+    node.hear(replica(0), &pre_prepare(1, &batch(&[&first])));
+    node.ask(&open(1, 9));
+    let late: usize = (0..4).map(|_| shown(&node.tick())).sum();
+    assert!(late > 0, "it has waited");
+    assert_eq!(shown(&node.ask(&open(1, 10))), 0);
+}
+
+#[test]
+fn relayed_requests_are_refused_after_a_few_forged_ones() {
+    let mut primary = Node::new(0);
+    for nonce in 10..40 {
+        let mut forged = open(1, nonce);
+        forged.signature = open(1, nonce + 1).signature;
+        primary.hear(replica(1), &Message::Data(Data::Request(forged)));
+    }
+    assert_eq!(primary.rejects(), [("Quota".into(), 14), ("Signature".into(), 16)]);
+    for nonce in 10..40 {
+        primary.hear(replica(2), &Message::Data(Data::Request(open(1, nonce))));
+    }
+    assert_eq!(primary.rejects()[0], ("Quota".into(), 14), "any number of good ones is taken");
+}
+
+#[test]
+fn a_primary_that_proposes_impossible_times_is_suspected_at_once_and_for_a_while() {
+    let mut node = Node::new(1);
+    let mut bad = batch(&[]);
+    bad.time = Wall(node.now.wall.0 + TIME_BOUND_NANOS + 1);
+    assert_eq!(said(&node.hear(replica(0), &pre_prepare(1, &bad))), ["suspects"]);
+    let later = node.now.mono.0 + 1_500_000_000;
+    let mut suspects = true;
+    while node.now.mono.0 < later {
+        suspects = node
+            .tick()
+            .iter()
+            .any(|out| matches!(out, Out::Send(_, Message::Status(status), _) if status.suspects));
+    }
+    assert!(!suspects, "it may have been this replica's clock");
 }
 
 #[test]
@@ -321,6 +384,7 @@ fn testimony_that_contradicts_itself_is_refused() {
     let bad = [
         ("P twice", change(3, 1, &[testimony(0, 1, a), testimony(0, 1, b)], &[])),
         ("Q twice", change(3, 1, &[], &[testimony(0, 1, a), testimony(0, 1, a)])),
+        ("for a view that nobody can reach", change(3, VIEW_MAX.0 + 1, &[], &[])),
         ("of the view itself", change(3, 1, &[testimony(1, 1, a)], &[])),
         ("at its checkpoint", change(3, 1, &[testimony(0, 0, a)], &[])),
         ("above its window", change(3, 1, &[], &[testimony(0, L + 1, a)])),
