@@ -46,6 +46,7 @@ impl<S: Service> Replica<S> {
             return Err(reject);
         }
         let proposed = (self.now.mono, self.waited(&batch.requests));
+        self.observe_service(&batch.requests);
         if let Some(slot) = self.log.get_mut(seq) {
             slot.proposed = Some(proposed);
             slot.proposal = Some(Accepted { view, digest, batch });

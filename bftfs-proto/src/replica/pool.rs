@@ -44,14 +44,28 @@ impl Body {
         self.stage == Stage::Waiting
     }
 
-    /// For how long the primary has had it. What it was not shown it need not have.
-    pub(super) fn waited(&self, now: Mono) -> u64 {
-        self.shown.map_or(0, |since| now.0.saturating_sub(since.0))
+    /// For how long the primary has had it and could have proposed it, which it could from `free`
+    /// on. What it was not shown it need not have.
+    pub(super) fn waited(&self, free: Mono, now: Mono) -> u64 {
+        self.shown.map_or(0, |since| now.0.saturating_sub(since.max(free).0))
+    }
+
+    /// The same as if its client had sent it to the primary, too.
+    pub(super) fn lay(&self, free: Mono, now: Mono) -> u64 {
+        now.0.saturating_sub(self.since.max(free).0)
+    }
+
+    /// Whether the primary was shown it.
+    pub(super) fn is_shown(&self) -> bool {
+        self.shown.is_some()
     }
 }
 
-/// Requests of a client that are shown to the primary as they come, once it overlooked one.
-const HERALDED: u32 = 2048;
+/// Requests of a client that are shown to the primary as they come, once it overlooked one. Twice
+/// as many each time it does so again, up to [`HERALDED_MAX`].
+const HERALDED_MIN: u32 = 64;
+/// See [`HERALDED_MIN`].
+const HERALDED_MAX: u32 = 2048;
 /// Bytes of a request up to which it is.
 const HERALDED_BYTES_MAX: usize = 16 << 10;
 
@@ -66,6 +80,8 @@ struct Queue {
     served: Seq,
     /// How many requests of this client are still to be shown to the primary as they come.
     heralded: u32,
+    /// How many they were last, less one for each that was served in time without.
+    distrust: u32,
 }
 
 /// A request that the primary has and does not serve.
@@ -135,7 +151,15 @@ impl Pool {
     /// client that does not speak to its primary, cost the others a message and no time.
     pub(super) fn herald(&mut self, client: ClientId) {
         if let Some(queue) = self.queues.get_mut(&client) {
-            queue.heralded = HERALDED;
+            queue.distrust = (2 * queue.distrust).clamp(HERALDED_MIN, HERALDED_MAX);
+            queue.heralded = queue.distrust;
+        }
+    }
+
+    /// The primary served this client in time by itself.
+    pub(super) fn trust(&mut self, client: ClientId) {
+        if let Some(queue) = self.queues.get_mut(&client) {
+            queue.distrust = queue.distrust.saturating_sub(1);
         }
     }
 
@@ -280,7 +304,7 @@ impl Pool {
         let queues = &mut self.queues;
         for queue in queues.values_mut() {
             queue.waiting.clear();
-            queue.heralded = 0;
+            (queue.heralded, queue.distrust) = (0, 0);
         }
         for (_, digest) in &self.pending {
             let Some(body) = self.bodies.get_mut(digest) else { continue };

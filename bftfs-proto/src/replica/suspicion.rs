@@ -28,6 +28,8 @@ const NEGLECT_NANOS: u64 = 300_000_000;
 const NEGLECT_BATCHES: u64 = 64;
 /// Batches without a request of a client that waits, before it seems to be overlooked.
 const OVERLOOKED_BATCHES: u64 = 2 * PIPELINE_BATCHES;
+/// How long a request may lie there while the pipeline has room, before it seems to be overlooked.
+const OVERLOOKED_NANOS: u64 = 20_000_000;
 /// How long a proposal at a time that cannot be right counts against its primary.
 const UNTIMELY_NANOS: u64 = 1_000_000_000;
 /// How long a new primary is not measured.
@@ -35,7 +37,7 @@ const GRACE_NANOS: u64 = 2_000_000_000;
 /// Batches that are measured before the mean counts.
 const MEASURED_MIN: u64 = 16;
 /// How long a primary may let requests wait in the mean, whatever the rest takes.
-const SLOW_NANOS: u64 = 100_000_000;
+const SLOW_NANOS: u64 = 20_000_000;
 /// How many times as long as the rest of the protocol it may.
 const SLOW_FACTOR: u64 = 8;
 /// A request that takes this part of the time that it may take, in the mean, takes little.
@@ -53,6 +55,8 @@ pub(super) struct Conduct {
     condemned: bool,
     /// When it proposed a time last that is too far from this replica's clock.
     untimely: Option<Mono>,
+    /// Until when its pipeline was full, as far as this replica saw: it had to wait itself.
+    full_until: Mono,
 }
 
 impl Conduct {
@@ -232,16 +236,42 @@ impl<S: Service> Replica<S> {
         }
     }
 
-    /// A request has waited though nothing else was under way, or though others were served: its
-    /// client is one that the primary does not hear.
+    /// A request has waited though the pipeline had room, or though others were served: its client
+    /// is one that the primary does not hear.
     fn consider_overlooked(&mut self, digest: &Digest) {
+        let Some(body) = self.pool.get(digest) else { return };
+        let (client, lay) = (body.request.client, body.lay(self.free(), self.now.mono));
         let executed = self.state.executed();
-        let idle = self.log.iter().next_back().is_none_or(|(seq, _)| seq <= executed);
-        let Some(client) = self.pool.get(digest).map(|body| body.request.client) else { return };
         let served = self.pool.served(client).unwrap_or(executed);
-        if idle || executed.0.saturating_sub(served.0) > OVERLOOKED_BATCHES {
+        if lay > OVERLOOKED_NANOS || executed.0.saturating_sub(served.0) > OVERLOOKED_BATCHES {
             self.pool.herald(client);
         }
+    }
+
+    /// The primary proposes these: those that it was not shown say whether it hears their clients.
+    pub(super) fn observe_service(&mut self, requests: &[Digest]) {
+        let (free, now) = (self.free(), self.now.mono);
+        for digest in requests {
+            let Some(body) = self.pool.get(digest).filter(|body| !body.is_shown()) else {
+                continue;
+            };
+            let (client, lay) = (body.request.client, body.lay(free, now));
+            if lay > OVERLOOKED_NANOS { self.pool.herald(client) } else { self.pool.trust(client) }
+        }
+    }
+
+    /// Since when the primary can have proposed what is not proposed yet.
+    fn free(&self) -> Mono {
+        if self.is_full_after(self.state.executed()) {
+            return self.now.mono;
+        }
+        self.views.conduct.full_until.max(self.views.since)
+    }
+
+    /// Whether the pipeline was full when `executed` had been executed.
+    fn is_full_after(&self, executed: Seq) -> bool {
+        let last = self.log.iter().next_back();
+        last.is_some_and(|(last, _)| last.0 >= executed.0 + PIPELINE_BATCHES)
     }
 
     /// Shows the primary a request that just came, if it does not hear that client.
@@ -264,6 +294,9 @@ impl<S: Service> Replica<S> {
     /// A batch of this view was executed: what came before its pre-prepare is the primary's doing.
     pub(super) fn measure_primary(&mut self, seq: Seq) {
         let view = self.view;
+        if self.is_full_after(Seq(seq.0 - 1)) {
+            self.views.conduct.full_until = self.now.mono;
+        }
         let here = |slot: &&Slot| slot.accepted.as_ref().is_some_and(|a| a.view == view);
         let Some(slot) = self.log.get(seq).filter(here) else { return };
         if let Some((proposed, waited)) = slot.proposed {
@@ -286,10 +319,10 @@ impl<S: Service> Replica<S> {
         }
     }
 
-    /// How long the primary has had the requests of a batch.
+    /// How long the primary has had the requests of a batch, and could have proposed them.
     pub(super) fn waited(&self, requests: &[Digest]) -> u64 {
         let bodies = requests.iter().filter_map(|digest| self.pool.get(digest));
-        bodies.map(|body| body.waited(self.now.mono)).max().unwrap_or(0)
+        bodies.map(|body| body.waited(self.free(), self.now.mono)).max().unwrap_or(0)
     }
 }
 

@@ -178,13 +178,49 @@ fn a_client_that_the_primary_overlooks_is_shown_to_it_at_once_from_then_on() {
 #[test]
 fn a_client_that_waits_because_the_pipeline_is_full_is_not_overlooked() {
     let mut node = Node::new(1);
-    let first = open(2, 9);
-    node.ask(&first);
-    node.hear(replica(0), &pre_prepare(1, &batch(&[&first])));
+    for (seq, nonce) in (1..).zip(9..13) {
+        let request = open(2, nonce);
+        node.ask(&request);
+        node.hear(replica(0), &pre_prepare(seq, &batch(&[&request])));
+    }
     node.ask(&open(1, 9));
     let late: usize = (0..4).map(|_| shown(&node.tick())).sum();
     assert!(late > 0, "it has waited");
     assert_eq!(shown(&node.ask(&open(1, 10))), 0);
+}
+
+/// A node whose primary lets each request of a client wait, though nothing else is to be done; and
+/// whether it comes to suspect the primary.
+fn suspects_after_waits_of(wait: u64) -> bool {
+    let mut node = Node::new(1);
+    node.now = at(3_000_000_000);
+    (1..60).any(|seq| {
+        let request = open(1, seq);
+        node.ask(&request);
+        let until = node.now.mono.0 + wait;
+        while node.replica.poll_timeout().is_some_and(|due| due.0 < until) {
+            if said(&node.tick()).contains(&"suspects".into()) {
+                return true;
+            }
+        }
+        node.now = at(until);
+        let outputs = node.order(seq, &[&request]);
+        outputs.iter().for_each(|out| {
+            if let Out::Send(_, Message::Checkpoint(own), _) = out {
+                for other in [0, 2] {
+                    let claim = claim(other, own.seq.0, own.state);
+                    node.hear(replica(other), &Message::Checkpoint(claim));
+                }
+            }
+        });
+        false
+    })
+}
+
+#[test]
+fn a_primary_that_lets_requests_lie_for_less_than_the_timeout_is_suspected() {
+    assert!(suspects_after_waits_of(50_000_000));
+    assert!(!suspects_after_waits_of(5_000_000));
 }
 
 #[test]
