@@ -39,7 +39,7 @@ const MEASURED_MIN: u64 = 16;
 /// How long a primary may let requests wait in the mean, whatever the rest takes.
 const SLOW_NANOS: u64 = 20_000_000;
 /// How many times as long as the rest of the protocol it may.
-const SLOW_FACTOR: u64 = 8;
+const SLOW_FACTOR: u64 = 4;
 /// A request that takes this part of the time that it may take, in the mean, takes little.
 const BRISK_PART: u64 = 8;
 
