@@ -34,6 +34,12 @@ pub const RESULT_CACHED_BYTES_MAX: usize = 4096;
 pub const SESSION_SLOTS: u16 = 64;
 /// Sessions of one client. Opening one more closes its longest idle one.
 pub const CLIENT_SESSIONS_MAX: usize = 16;
+/// How long a session may go unused before it is closed, in nanoseconds of agreed time in which the
+/// cluster was at work: see [`SESSION_STEP_NANOS`]. As long as the lease of an NFS server on Linux.
+pub const SESSION_NANOS: u64 = 90_000_000_000;
+/// The most by which one batch ages sessions, in nanoseconds. So an outage, in which no client can
+/// use its session, ends none.
+pub const SESSION_STEP_NANOS: u64 = 1_000_000_000;
 /// Bytes of request bodies not yet executed that a replica holds for one client.
 pub const CLIENT_PENDING_BYTES_MAX: usize = 128 << 20;
 /// Requests not yet executed that a replica holds for one client.
@@ -107,6 +113,8 @@ pub struct Cluster {
     /// Sequence numbers that may be open above the last stable checkpoint (L), at least 2 K and at
     /// most [`WINDOW_SEQS`].
     pub window: u64,
+    /// How long a session may go unused, in nanoseconds. The simulator makes it short.
+    pub session_nanos: u64,
     /// How signatures are checked: [`PublicKey::verify`]. The simulator, in which one process is
     /// all members, remembers what was checked.
     pub verify: Verify,
@@ -121,8 +129,8 @@ impl Cluster {
         clients: BTreeMap<ClientId, PublicKey>,
     ) -> Self {
         let (checkpoint_interval, window) = (CHECKPOINT_INTERVAL_SEQS, WINDOW_SEQS);
-        let verify = PublicKey::verify;
-        Self { id, replicas, clients, checkpoint_interval, window, verify }
+        let (session_nanos, verify) = (SESSION_NANOS, PublicKey::verify);
+        Self { id, replicas, clients, checkpoint_interval, window, session_nanos, verify }
     }
 
     /// Replicas in the cluster (n).

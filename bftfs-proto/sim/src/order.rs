@@ -5,14 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bftfs_proto::config::CLIENT_SESSIONS_MAX;
+use bftfs_proto::config::{CLIENT_SESSIONS_MAX, SESSION_NANOS};
 use bftfs_proto::message::{Batch, Body, Request};
 use bftfs_proto::service::Context;
 use bftfs_proto::types::{ClientId, SessionId, SlotIndex, Wall};
 use bytes::Bytes;
 
-/// How stale a session's time of last use may be, in nanoseconds.
-const ACTIVITY_GRAIN_NANOS: u64 = 10_000_000_000;
+/// The most by which a batch moves the sessions' clock, in nanoseconds.
+const STEP_NANOS: u64 = 1_000_000_000;
 
 /// Something that happened to the service.
 #[derive(Clone, Debug)]
@@ -24,7 +24,7 @@ pub enum Step {
 }
 
 /// All that happened to the service, in order.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Order {
     /// The steps.
     pub steps: Vec<Step>,
@@ -33,36 +33,76 @@ pub struct Order {
     sessions: BTreeMap<SessionId, Session>,
     opened: u64,
     time: Wall,
+    /// How long a session may go unused, in nanoseconds.
+    patience: u64,
+    /// What the sessions' clock shows, in nanoseconds.
+    clock: u64,
+}
+
+impl Default for Order {
+    fn default() -> Self {
+        Self::new(SESSION_NANOS)
+    }
 }
 
 #[derive(Clone, Debug)]
 struct Session {
     client: ClientId,
     nonce: u64,
-    active: Wall,
+    /// By the sessions' clock.
+    active: u64,
     last: BTreeMap<SlotIndex, u64>,
 }
 
 impl Order {
+    /// Nothing has happened yet; a session may go unused for `patience` nanoseconds.
+    #[must_use]
+    pub fn new(patience: u64) -> Self {
+        Self {
+            steps: Vec::new(),
+            strangers: BTreeSet::new(),
+            sessions: BTreeMap::new(),
+            opened: 0,
+            time: Wall(0),
+            patience,
+            clock: 0,
+        }
+    }
+
     /// Appends what a batch did. Operation k of it takes place k nanoseconds after the proposed
     /// time, or after any before if that was later (OSDI'99 section 6.2).
     pub fn append(&mut self, batch: &Batch, requests: &[Request]) {
         let first = batch.time.max(Wall(self.time.0 + 1));
+        self.expire(first.0 - self.time.0);
         self.time = Wall(first.0 + requests.len() as u64);
         for (k, request) in (0..).zip(requests) {
             self.execute(request, Wall(first.0 + k));
         }
     }
 
+    /// Ninety times in a session's patience, those that went unused for longer are closed. The
+    /// sessions' clock stands still but for a second while nothing is decided.
+    fn expire(&mut self, passed: u64) {
+        let (before, stride) = (self.clock, self.patience / 90);
+        self.clock += passed.min(STEP_NANOS);
+        if before / stride != self.clock / stride {
+            let unused = |session: &Session| self.clock - session.active > self.patience;
+            let unused = self.sessions.iter().filter(|(_, session)| unused(session));
+            let unused: Vec<SessionId> = unused.map(|(id, _)| *id).collect();
+            unused.into_iter().for_each(|id| self.close(id));
+        }
+    }
+
     fn execute(&mut self, request: &Request, time: Wall) {
         let client = request.client;
         match &request.body {
-            Body::Open(nonce) => self.open(client, *nonce, time),
+            Body::Open(nonce) => self.open(client, *nonce),
             Body::Operation(id, slot, number, operation) => {
+                let (clock, grain) = (self.clock, self.patience / 9);
                 if let Some(session) = self.next(client, *id, *slot, *number) {
                     session.last.insert(*slot, *number);
-                    if time.0.saturating_sub(session.active.0) > ACTIVITY_GRAIN_NANOS {
-                        session.active = time;
+                    if clock - session.active > grain {
+                        session.active = clock;
                     }
                     let context = Context { client, session: *id, time };
                     self.steps.push(Step::Operation(context, operation.clone()));
@@ -89,7 +129,7 @@ impl Order {
         (number == last + 1).then_some(session)
     }
 
-    fn open(&mut self, client: ClientId, nonce: u64, time: Wall) {
+    fn open(&mut self, client: ClientId, nonce: u64) {
         let mine = || self.sessions.iter().filter(|(_, session)| session.client == client);
         if mine().any(|(_, session)| session.nonce == nonce) {
             return;
@@ -99,7 +139,7 @@ impl Order {
             idle.into_iter().for_each(|id| self.close(id));
         }
         self.opened += 1;
-        let session = Session { client, nonce, active: time, last: BTreeMap::new() };
+        let session = Session { client, nonce, active: self.clock, last: BTreeMap::new() };
         self.sessions.insert(SessionId(self.opened), session);
     }
 

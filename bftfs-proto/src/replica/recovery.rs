@@ -115,11 +115,12 @@ impl<S: Service> Replica<S> {
     ) -> (Self, Option<StateRoot>, Option<Proven>) {
         let root = loaded.as_ref().map(|loaded| loaded.root);
         let stable = last_stable(records);
+        let patience = setup.cluster.session_nanos;
         let state = match loaded {
             Some(Loaded { root, sessions, service: tree }) => {
-                State::load(service, &root, sessions, tree)
+                State::load(service, patience, &root, sessions, tree)
             }
-            None => State::genesis(service, &setup.source),
+            None => State::genesis(service, patience, &setup.source),
         };
         // Votes above the stable checkpoint count even where the own checkpoint is further on.
         let stable_seq = stable.as_ref().map_or(Seq(0), |(_, root)| root.seq);

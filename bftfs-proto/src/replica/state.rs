@@ -12,20 +12,24 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::codec;
-use crate::config::{CLIENT_SESSIONS_MAX, RESULT_CACHED_BYTES_MAX};
+use crate::config::{CLIENT_SESSIONS_MAX, RESULT_CACHED_BYTES_MAX, SESSION_STEP_NANOS};
 use crate::engine::Snapshots;
 use crate::message::{Answer, Body, Request, StateRoot, Tag};
 use crate::service::{Context, Service};
 use crate::types::{ClientId, Seq, SessionId, SlotIndex, Wall};
 
-/// How stale a session's time of last use may be, so that not every request rewrites it.
-const ACTIVITY_GRAIN_NANOS: u64 = 10_000_000_000;
+/// A session's time of last use may be stale by this part of the time after which it is closed, so
+/// that not every request rewrites it.
+const ACTIVITY_GRAIN_PART: u64 = 9;
+/// In how many steps of that time sessions are looked at.
+const EXPIRY_PART: u64 = 90;
 
 /// A session, under `[0, id]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Session {
     client: ClientId,
     nonce: u64,
+    /// When it was used last, by the sessions' clock.
     active: Wall,
 }
 
@@ -65,6 +69,8 @@ pub(super) struct State<S> {
     tree: Tree,
     executed: Seq,
     time: Wall,
+    /// How long a session may go unused.
+    patience: u64,
 }
 
 /// A state to go back to.
@@ -91,14 +97,21 @@ impl<S: Service> State<S> {
         self.time = mark.time;
     }
 
-    pub(super) fn genesis(service: S, source: &Arc<dyn Source>) -> Self {
+    pub(super) fn genesis(service: S, patience: u64, source: &Arc<dyn Source>) -> Self {
         let mut tree = Tree::over(source.clone());
         service.genesis(&mut tree);
-        Self { service, sessions: Tree::new(), tree, executed: Seq(0), time: Wall(0) }
+        let (sessions, executed, time) = (Tree::new(), Seq(0), Wall(0));
+        Self { service, sessions, tree, executed, time, patience }
     }
 
-    pub(super) fn load(service: S, root: &StateRoot, sessions: Tree, tree: Tree) -> Self {
-        Self { service, sessions, tree, executed: root.seq, time: root.time }
+    pub(super) fn load(
+        service: S,
+        patience: u64,
+        root: &StateRoot,
+        sessions: Tree,
+        tree: Tree,
+    ) -> Self {
+        Self { service, sessions, tree, executed: root.seq, time: root.time, patience }
     }
 
     /// Replaces everything by a state that was fetched and checked.
@@ -130,9 +143,39 @@ impl<S: Service> State<S> {
     pub(super) fn begin(&mut self, seq: Seq, proposed: Wall, requests: usize) -> Wall {
         assert!(seq == self.executed.next(), "batches are executed in order, without gaps");
         let first = Wall(proposed.0.max(self.time.0.saturating_add(1)));
+        self.age_sessions(first);
         self.executed = seq;
         self.time = Wall(first.0.saturating_add(requests as u64));
         first
+    }
+
+    /// Moves the sessions' clock on to the time of a batch, and closes those that went unused.
+    ///
+    /// That clock runs with agreed time, but no batch moves it by much: while the cluster is down
+    /// no client can use its session.
+    fn age_sessions(&mut self, now: Wall) {
+        let before = self.sessions_clock();
+        let step = now.0.saturating_sub(self.time.0).min(SESSION_STEP_NANOS);
+        let after = Wall(before.0.saturating_add(step));
+        self.sessions.insert(&[4], codec::encode(&after));
+        let stride = (self.patience / EXPIRY_PART).max(1);
+        if before.0 / stride == after.0 / stride {
+            return;
+        }
+        let unused = |session: &Session| after.0.saturating_sub(session.active.0) > self.patience;
+        let table = self.sessions.prefix(&[0]);
+        let all = table.filter_map(|(key, record)| {
+            let session: Session = codec::decode(&record.read()).ok()?;
+            unused(&session).then(|| key.last_chunk().copied().map(u64::from_be_bytes))?
+        });
+        let ids: Vec<SessionId> = all.map(SessionId).collect();
+        ids.into_iter().for_each(|id| self.close(id, now));
+    }
+
+    /// What the sessions' clock shows. In a state that was begun without one: the agreed time.
+    fn sessions_clock(&self) -> Wall {
+        let kept = self.sessions.get(&[4]).and_then(|bytes| codec::decode(&bytes).ok());
+        kept.unwrap_or(self.time)
     }
 
     /// Answers an operation that changes nothing, unless a block is missing.
@@ -223,7 +266,7 @@ impl<S: Service> State<S> {
                 let context = Context { client: request.client, session: *session, time };
                 let result = self.service.execute(&mut self.tree, &context, operation);
                 let answer = Answer::Result(result);
-                self.touch(*session, time);
+                self.touch(*session);
                 let kept = if answer.bytes() <= RESULT_CACHED_BYTES_MAX {
                     Kept::Whole(answer.clone())
                 } else {
@@ -247,7 +290,7 @@ impl<S: Service> State<S> {
         let counter = self.sessions.get(&[3]).and_then(|bytes| codec::decode::<u64>(&bytes).ok());
         let id = counter.unwrap_or(0) + 1;
         self.sessions.insert(&[3], codec::encode(&id));
-        let session = Session { client, nonce, active: time };
+        let session = Session { client, nonce, active: self.sessions_clock() };
         self.sessions.insert(&session_key(SessionId(id)), codec::encode(&session));
         self.sessions.insert(&client_key(client, SessionId(id)), Vec::new());
         SessionId(id)
@@ -265,10 +308,11 @@ impl<S: Service> State<S> {
         self.service.session_closed(&mut self.tree, id, time);
     }
 
-    fn touch(&mut self, id: SessionId, time: Wall) {
+    fn touch(&mut self, id: SessionId) {
         let Some(mut session) = self.session(id) else { return };
-        if time.0.saturating_sub(session.active.0) > ACTIVITY_GRAIN_NANOS {
-            session.active = time;
+        let clock = self.sessions_clock();
+        if clock.0.saturating_sub(session.active.0) > self.patience / ACTIVITY_GRAIN_PART {
+            session.active = clock;
             self.sessions.insert(&session_key(id), codec::encode(&session));
         }
     }

@@ -2,7 +2,7 @@
 
 use bftfs_proto::config::{CLIENT_SESSIONS_MAX, RESULT_CACHED_BYTES_MAX, RESULT_INLINE_BYTES_MAX};
 use bftfs_proto::engine::Input;
-use bftfs_proto::message::{Answer, Body, Message, Tag};
+use bftfs_proto::message::{Answer, Body, Message, Request, Tag};
 use bftfs_proto::types::{ClientId, SessionId, SlotIndex};
 
 use super::support::*;
@@ -152,4 +152,33 @@ fn a_read_that_would_change_something_is_refused() {
     let answer = reply(Tag::Read(SessionId(1), 7), Answer::NotRead);
     assert_eq!(node.hear(client(1), &read(7, b"y")), [to_one(client(1), answer, 4)]);
     assert_eq!(node.text(), b"x");
+}
+
+/// Orders a batch of these at this many seconds of agreed time.
+fn order_at(node: &mut Node, seq: u64, seconds: u64, requests: &[&Request]) -> Vec<Out> {
+    node.now = at(seconds * 1_000_000_000);
+    node.order_on(seq, requests)
+}
+
+#[test]
+fn a_session_that_goes_unused_is_closed() {
+    let mut node = Node::new(1);
+    order_at(&mut node, 1, 0, &[&open(1, 9), &open(2, 9)]);
+    for second in 1..=120 {
+        let used = append(second, b"x");
+        order_at(&mut node, second + 1, second, &[&used]);
+    }
+    let unused = append_in(2, SessionId(2), 1, b"y");
+    let outputs = order_at(&mut node, 122, 121, &[&unused, &append(121, b"z")]);
+    let said = answers(&outputs);
+    assert_eq!(said[0], (Tag::Ordered(SessionId(2), SlotIndex(0), 1), Some(Answer::NoSession)));
+    assert!(matches!(said[1].1, Some(Answer::Result(_))), "it was in use: {said:?}");
+}
+
+#[test]
+fn an_outage_ends_no_session() {
+    let mut node = Node::new(1);
+    order_at(&mut node, 1, 0, &[&open(1, 9)]);
+    let outputs = order_at(&mut node, 2, 3600, &[&append(1, b"x")]);
+    assert_eq!(answers(&outputs), [(tag(1), Some(result(b"x")))]);
 }

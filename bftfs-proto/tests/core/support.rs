@@ -299,13 +299,31 @@ impl Node {
 
     /// The same, whether or not they can be executed.
     pub(crate) fn order_only(&mut self, seq: u64, requests: &[&Request]) -> Vec<Out> {
-        let batch = batch(requests);
+        self.order_batch(seq, &batch(requests), requests)
+    }
+
+    /// The same now, and all others sign the same checkpoint.
+    pub(crate) fn order_on(&mut self, seq: u64, requests: &[&Request]) -> Vec<Out> {
+        let batch = Batch { time: self.now.wall, ..batch(requests) };
+        let outputs = self.order_batch(seq, &batch, requests);
+        for out in &outputs {
+            if let Out::Send(_, Message::Checkpoint(own), _) = out {
+                for other in [0, 2] {
+                    let claim = claim(other, own.seq.0, own.state);
+                    self.hear(replica(other), &Message::Checkpoint(claim));
+                }
+            }
+        }
+        outputs
+    }
+
+    fn order_batch(&mut self, seq: u64, batch: &Batch, requests: &[&Request]) -> Vec<Out> {
         let mut outputs = Vec::new();
         requests.iter().for_each(|request| outputs.extend(self.ask(request)));
-        outputs.extend(self.hear(replica(0), &pre_prepare(seq, &batch)));
-        outputs.extend(self.hear(replica(2), &prepare(seq, &batch)));
-        outputs.extend(self.hear(replica(0), &commit(seq, &batch)));
-        outputs.extend(self.hear(replica(2), &commit(seq, &batch)));
+        outputs.extend(self.hear(replica(0), &pre_prepare(seq, batch)));
+        outputs.extend(self.hear(replica(2), &prepare(seq, batch)));
+        outputs.extend(self.hear(replica(0), &commit(seq, batch)));
+        outputs.extend(self.hear(replica(2), &commit(seq, batch)));
         outputs
     }
 

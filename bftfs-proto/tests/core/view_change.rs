@@ -204,15 +204,7 @@ fn suspects_after_waits_of(wait: u64) -> bool {
             }
         }
         node.now = at(until);
-        let outputs = node.order(seq, &[&request]);
-        outputs.iter().for_each(|out| {
-            if let Out::Send(_, Message::Checkpoint(own), _) = out {
-                for other in [0, 2] {
-                    let claim = claim(other, own.seq.0, own.state);
-                    node.hear(replica(other), &Message::Checkpoint(claim));
-                }
-            }
-        });
+        node.order_on(seq, &[&request]);
         false
     })
 }

@@ -1,6 +1,7 @@
 //! Clients: what they ask for, and the Byzantine ones among them.
 
 use bftfs_proto::client::{ClientInput, ClientOutput, Failure};
+use bftfs_proto::config::SESSION_NANOS;
 use bftfs_proto::engine::To;
 use bftfs_proto::message::Message;
 use bftfs_proto::types::{ClientId, Mono, Now, Principal, Wall};
@@ -58,6 +59,8 @@ impl<W: Workload> World<W> {
                     match result {
                         Ok(result) => self.workload.told(ticket, &result)?,
                         Err(Failure::ResultLost) if self.workload.may_be_lost(ticket) => {}
+                        // It may have been carried out.
+                        Err(Failure::SessionLost) if self.sessions_are_short() => {}
                         Err(why) => return Err(format!("I13: {ticket} failed: {why}")),
                     }
                 }
@@ -65,6 +68,10 @@ impl<W: Workload> World<W> {
         }
         self.arm_client(id);
         Ok(())
+    }
+
+    fn sessions_are_short(&self) -> bool {
+        self.cluster.session_nanos < SESSION_NANOS
     }
 
     fn note_issued(&mut self, message: &Message) {

@@ -13,7 +13,7 @@ impl<W: Workload> World<W> {
     /// bodies, under its digest.
     pub(super) fn order(&self, last: Seq) -> Result<Order, Violation> {
         let rogues = (1..=self.cast.rogues).map(|i| ClientId(self.plan.clients + i));
-        let mut order = Order::default();
+        let mut order = Order::new(self.cluster.session_nanos);
         order.strangers.extend(rogues);
         let null = Batch::null().digest(&self.cluster.id);
         for seq in (1..=last.0).map(Seq) {
