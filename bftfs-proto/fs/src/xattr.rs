@@ -30,7 +30,9 @@ enum Namespace {
     Acl(AclKind),
 }
 
+const USER: &[u8] = b"user.";
 const TRUSTED: &[u8] = b"trusted.";
+const SECURITY: &[u8] = b"security.";
 
 impl Namespace {
     fn of(name: &[u8]) -> Result<Self, Errno> {
@@ -40,14 +42,13 @@ impl Namespace {
         if name.contains(&0) {
             return Err(Errno::EINVAL);
         }
-        let within = |prefix: &[u8]| name.len() > prefix.len() && name.starts_with(prefix);
-        match AclKind::of(name) {
-            Some(kind) => Ok(Self::Acl(kind)),
-            None if within(b"user.") => Ok(Self::User),
-            None if within(TRUSTED) => Ok(Self::Trusted),
-            None if within(b"security.") => Ok(Self::Security),
-            None => Err(Errno::EOPNOTSUPP),
+        if let Some(kind) = AclKind::of(name) {
+            return Ok(Self::Acl(kind));
         }
+        let all = [(USER, Self::User), (TRUSTED, Self::Trusted), (SECURITY, Self::Security)];
+        let known = all.into_iter().find(|(prefix, _)| name.starts_with(prefix));
+        let (prefix, namespace) = known.ok_or(Errno::EOPNOTSUPP)?;
+        if name == prefix { Err(Errno::EINVAL) } else { Ok(namespace) }
     }
 }
 
@@ -177,9 +178,13 @@ impl Change<'_> {
     pub(crate) fn removexattr(&mut self, ino: Ino, name: &[u8]) -> Outcome {
         let view = self.view();
         let mut inode = view.inode(ino)?;
-        view.check_xattr_change(ino, &inode, Namespace::of(name)?)?;
-        if view.held_by_xattr(ino, name) == 0 {
-            return Err(Errno::ENODATA);
+        let namespace = Namespace::of(name)?;
+        view.check_xattr_change(ino, &inode, namespace)?;
+        match (namespace, view.held_by_xattr(ino, name)) {
+            // A file without ACL is what was asked for.
+            (Namespace::Acl(_), 0) => return Ok(Reply::Done),
+            (_, 0) => return Err(Errno::ENODATA),
+            _ => {}
         }
         self.put_xattr(ino, &mut inode, name, None);
         inode.ctime = self.now;

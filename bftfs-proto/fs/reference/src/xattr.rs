@@ -139,10 +139,10 @@ impl File {
 fn check_name(name: &[u8]) -> Result<(), Errno> {
     when(Errno::ERANGE, name.is_empty() || name.len() > 255)?;
     when(Errno::EINVAL, name.contains(&0))?;
-    let rest = |space: &str| name.strip_prefix(space.as_bytes()).is_some_and(|r| !r.is_empty());
-    let known = [ACCESS, DEFAULT].contains(&name)
-        || ["user.", "trusted.", "security."].into_iter().any(rest);
-    when(Errno::EOPNOTSUPP, !known)
+    let spaces: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+    when(Errno::EINVAL, spaces.contains(&name))?;
+    let known = spaces.iter().any(|space| name.starts_with(space));
+    when(Errno::EOPNOTSUPP, !known && ![ACCESS, DEFAULT].contains(&name))
 }
 
 fn may_change(who: &Credentials, file: &File, name: &[u8]) -> Result<(), Errno> {
@@ -220,7 +220,13 @@ impl Reference {
         let file = self.file(ino)?;
         check_name(name)?;
         may_change(at.who, file, name)?;
-        when(Errno::ENODATA, !file.xattrs().contains_key(name))?;
+        if !file.xattrs().contains_key(name) {
+            return if name.starts_with(b"system.") {
+                Ok(Reply::Done)
+            } else {
+                Err(Errno::ENODATA)
+            };
+        }
         let file = self.at(ino.0);
         file.attributes.remove(name);
         file.acl = file.acl.take().filter(|_| name != ACCESS);

@@ -77,7 +77,7 @@ fn names_and_values_are_checked() {
         ("", Errno::ERANGE),
         (&format!("{long}x"), Errno::ERANGE),
         ("user.a\0b", Errno::EINVAL),
-        ("user.", Errno::EOPNOTSUPP),
+        ("user.", Errno::EINVAL),
         ("user", Errno::EOPNOTSUPP),
         ("system.a", Errno::EOPNOTSUPP),
         ("other.a", Errno::EOPNOTSUPP),
