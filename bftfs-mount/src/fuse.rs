@@ -150,8 +150,10 @@ fn process(request: &Request) -> Process {
 
 impl<C: Cluster> Filesystem for Fuse<C> {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let plus = self.volume.policy().plus.then_some(InitFlags::FUSE_DO_READDIRPLUS);
-        for capability in CAPABILITIES.into_iter().chain(plus) {
+        let policy = self.volume.policy();
+        let plus = policy.plus.then_some(InitFlags::FUSE_DO_READDIRPLUS);
+        let acl = policy.kernel_checks.then_some(InitFlags::FUSE_POSIX_ACL);
+        for capability in CAPABILITIES.into_iter().chain(plus).chain(acl) {
             if let Err(missing) = config.add_capabilities(capability) {
                 debug!("this kernel has no {missing:?}");
             }
