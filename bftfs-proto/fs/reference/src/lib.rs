@@ -319,8 +319,8 @@ impl Reference {
         self.find_free(at.who, dir, name)?;
         let default = self.file(dir)?.default_acl.clone().filter(|_| kind != FileType::Symlink);
         // What the umask took.
-        let masked = if default.is_some() { mode >> 16 & 0o777 } else { 0 };
-        let mode = u16::try_from(mode % 0o10000 | masked).unwrap();
+        let masked = if default.is_some() { (mode >> 16) & 0o777 } else { 0 };
+        let mode = u16::try_from((mode | masked) % 0o10000).unwrap();
         let mut after = self.clone();
         let ino = after.add_file(at, kind, mode, rdev, dir.0);
         if let Some(default) = default {

@@ -72,7 +72,7 @@ fn show(acl: &Acl) -> Bytes {
 }
 
 fn bits(acl: &Acl) -> u16 {
-    let group = acl.get(&Class::Mask).unwrap_or(&acl[&Class::Group]);
+    let group = acl.get(&Class::Mask).unwrap_or_else(|| &acl[&Class::Group]);
     acl[&Class::Owner] * 0o100 + group * 0o10 + acl[&Class::Others]
 }
 
