@@ -30,7 +30,7 @@ pub(crate) struct Change<'a> {
     pub(crate) who: &'a Credentials,
     pub(crate) now: Time,
     pub(crate) session: SessionId,
-    /// Blocks that this operation may still remove; others have to wait for the next ones.
+    /// Blocks and attributes that this operation may still remove; others wait for the next ones.
     pub(crate) removals: usize,
 }
 

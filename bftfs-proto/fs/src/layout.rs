@@ -49,7 +49,7 @@ pub(crate) const LINKS_MAX: u32 = 65_000;
 pub(crate) const FILE_BYTES_MAX: u64 = i64::MAX as u64;
 /// Bytes that a name takes of the quota besides its own.
 pub(crate) const ENTRY_BYTES: u64 = 64;
-/// Blocks that one operation removes at most, with one exception: see `Change::cut`.
+/// Blocks and attributes that one operation removes at most, with one exception: see `Change::cut`.
 pub(crate) const REMOVED_BLOCKS_MAX: usize = 256;
 
 /// The cookie of `.`.
