@@ -63,8 +63,8 @@ pub(crate) fn xattr_bytes(name: &[u8], len: usize) -> u64 {
     entry_bytes(name) + len as u64
 }
 
-/// Whether a file of this kind can have attributes of users: others are not read or written by
-/// those who have the right to.
+/// Whether a file of this kind has attributes of users (xattr(7)): the permission bits of others
+/// are about something else.
 fn has_user_attributes(inode: &Inode) -> bool {
     matches!(inode.kind, FileType::Regular | FileType::Directory)
 }
