@@ -1,9 +1,9 @@
 //! The kernel's side: turns its requests into calls of the [`Volume`], and answers into replies.
 //!
 //! Nothing waits here: each call is handed on with the reply object and the thread fetches the
-//! next request. What is not here (extended attributes, locks, fallocate, copy_file_range, …) is
-//! refused with ENOSYS, which the kernel remembers and turns into its own fallback: locks among
-//! the processes of this machine only, EOPNOTSUPP for attributes and fallocate, plain copying.
+//! next request. What is not here (locks, fallocate, copy_file_range, …) is refused with ENOSYS,
+//! which the kernel remembers and turns into its own fallback: locks among the processes of this
+//! machine only, EOPNOTSUPP for fallocate, plain copying.
 
 mod convert;
 
@@ -15,13 +15,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use bftfs_fs::Attributes;
+use bftfs_fs::{Attributes, masked};
 use bytes::Bytes;
 use fuser::{
     AccessFlags, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
     InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite,
-    Request, TimeOrNow, WriteFlags,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tracing::debug;
 
@@ -37,7 +37,7 @@ const WRITE_BYTES_MAX: u32 = 1 << 20;
 /// Read-ahead and asynchronous direct requests that the kernel may have under way.
 const BACKGROUND_MAX: u16 = 64;
 /// Wanted if the kernel has them.
-const CAPABILITIES: [InitFlags; 5] = [
+const CAPABILITIES: [InitFlags; 6] = [
     // open(O_TRUNC) is one request.
     InitFlags::FUSE_ATOMIC_O_TRUNC,
     // Lookups and listings in one directory do not wait for each other.
@@ -48,6 +48,8 @@ const CAPABILITIES: [InitFlags; 5] = [
     InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
     // The replicas clear set-user-id bits; the kernel need not ask for them before each write.
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+    // The replicas say what the umask does not take: a directory may have a default ACL.
+    InitFlags::FUSE_DONT_MASK,
 ];
 
 /// Reads and writes go to the cluster, never to the page cache; closing costs no request.
@@ -128,6 +130,18 @@ impl<C: Cluster> Fuse<C> {
             Err(errno) => reply.error(errno),
         })
     }
+
+    fn xattr(
+        &self,
+        kind: Kind,
+        room: u32,
+        reply: ReplyXattr,
+    ) -> impl FnOnce(Result<Bytes, Error>) + Send + use<C> {
+        self.then(kind, move |result: Result<Bytes, _>| match result {
+            Ok(bytes) => convert::xattr(reply, room, &bytes),
+            Err(errno) => reply.error(errno),
+        })
+    }
 }
 
 fn process(request: &Request) -> Process {
@@ -136,8 +150,10 @@ fn process(request: &Request) -> Process {
 
 impl<C: Cluster> Filesystem for Fuse<C> {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let plus = self.volume.policy().plus.then_some(InitFlags::FUSE_DO_READDIRPLUS);
-        for capability in CAPABILITIES.into_iter().chain(plus) {
+        let policy = self.volume.policy();
+        let plus = policy.plus.then_some(InitFlags::FUSE_DO_READDIRPLUS);
+        let acl = policy.kernel_checks.then_some(InitFlags::FUSE_POSIX_ACL);
+        for capability in CAPABILITIES.into_iter().chain(plus).chain(acl) {
             if let Err(missing) = config.add_capabilities(capability) {
                 debug!("this kernel has no {missing:?}");
             }
@@ -209,12 +225,19 @@ impl<C: Cluster> Filesystem for Fuse<C> {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
         let then = self.entry(Kind::Mknod, reply);
-        self.volume.mknod(process(request), parent.0, name.as_bytes(), mode, rdev, then);
+        self.volume.mknod(
+            process(request),
+            parent.0,
+            name.as_bytes(),
+            masked(mode, umask),
+            rdev,
+            then,
+        );
     }
 
     fn mkdir(
@@ -223,10 +246,11 @@ impl<C: Cluster> Filesystem for Fuse<C> {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
         let then = self.entry(Kind::Mkdir, reply);
+        let mode = masked(mode, umask);
         self.volume.mkdir(process(request), parent.0, name.as_bytes(), mode, then);
     }
 
@@ -295,7 +319,7 @@ impl<C: Cluster> Filesystem for Fuse<C> {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
@@ -307,6 +331,7 @@ impl<C: Cluster> Filesystem for Fuse<C> {
             Err(errno) => reply.error(errno),
         });
         let how = convert::open_how(OpenFlags(flags));
+        let mode = masked(mode, umask);
         self.volume.create(process(request), parent.0, name.as_bytes(), mode, how, then);
     }
 
@@ -464,5 +489,47 @@ impl<C: Cluster> Filesystem for Fuse<C> {
     fn access(&self, request: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
         let then = self.empty(Kind::Access, reply);
         self.volume.access(process(request), ino.0, convert::mask(mask), then);
+    }
+
+    fn setxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let then = self.empty(Kind::Setxattr, reply);
+        match convert::xattr_mode(flags) {
+            Ok(mode) => {
+                let name = name.as_bytes();
+                self.volume.setxattr(process(request), ino.0, name, value, mode, then);
+            }
+            Err(error) => then(Err(error)),
+        }
+    }
+
+    fn getxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
+        let then = self.xattr(Kind::Getxattr, size, reply);
+        self.volume.getxattr(process(request), ino.0, name.as_bytes(), then);
+    }
+
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let then = self.xattr(Kind::Listxattr, size, reply);
+        self.volume.listxattr(process(request), ino.0, then);
+    }
+
+    fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let then = self.empty(Kind::Removexattr, reply);
+        self.volume.removexattr(process(request), ino.0, name.as_bytes(), then);
     }
 }

@@ -125,8 +125,12 @@ impl Options {
     /// How the volume is to be read.
     #[must_use]
     pub fn policy(&self, mode: Mode) -> Policy {
-        let policy = Policy::from(mode);
-        Policy { touch: policy.touch && !self.read_only, plus: self.rdirplus, ..policy }
+        Policy {
+            mode,
+            touch: Policy::from(mode).touch && !self.read_only,
+            plus: self.rdirplus,
+            kernel_checks: self.default_permissions,
+        }
     }
 
     /// The same for fuser. A mount without atime updates says so to the kernel.

@@ -24,6 +24,7 @@ kinds! {
     Release "release", Fsync "fsync", Opendir "opendir", Readdir "readdir",
     Readdirplus "readdirplus", Releasedir "releasedir", Fsyncdir "fsyncdir", Statfs "statfs", Access "access",
     Create "create",
+    Setxattr "setxattr", Getxattr "getxattr", Listxattr "listxattr", Removexattr "removexattr",
 }
 
 /// Requests of one kind.

@@ -6,7 +6,7 @@
 //! | call | to the cluster |
 //! |---|---|
 //! | lookup, readlink, read, readdir | one, ordered in `strict`, a fast read in `ro-lookup` |
-//! | getattr, access, statfs, open | one fast read |
+//! | getattr, access, statfs, open, getxattr, listxattr | one fast read |
 //! | opendir | one fast read; in `ro-lookup` it fetches the first part of the listing too |
 //! | readdir of what was fetched already | none |
 //! | flush, release, fsync, fsyncdir | none |
@@ -27,6 +27,7 @@ mod handles;
 mod mode;
 mod names;
 mod wire;
+mod xattr;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};

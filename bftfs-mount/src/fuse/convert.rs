@@ -4,12 +4,12 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bftfs_fs::{Attributes, Entry, SetAttributes, SetTime, Statistics, Time, access};
+use bftfs_fs::{Attributes, Entry, SetAttributes, SetTime, Statistics, Time, XattrMode, access};
 use fuser::{
     AccessFlags, Errno, FileAttr, FileType, INodeNo, OpenAccMode, OpenFlags, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyStatfs, TimeOrNow, WriteFlags,
+    ReplyDirectoryPlus, ReplyStatfs, ReplyXattr, TimeOrNow, WriteFlags,
 };
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, XattrFlags};
 
 use super::{GENERATION, TTL};
 use crate::volume::{Error, OpenHow, Place};
@@ -135,6 +135,25 @@ pub(super) fn mask(flags: AccessFlags) -> u8 {
     bit(AccessFlags::R_OK, access::READ)
         | bit(AccessFlags::W_OK, access::WRITE)
         | bit(AccessFlags::X_OK, access::EXECUTE)
+}
+
+/// What setxattr(2) is to do about an attribute that exists.
+pub(super) fn xattr_mode(flags: i32) -> Result<XattrMode, Error> {
+    match XattrFlags::from_bits_retain(flags.cast_unsigned()) {
+        flags if flags.is_empty() => Ok(XattrMode::Set),
+        XattrFlags::CREATE => Ok(XattrMode::Create),
+        XattrFlags::REPLACE => Ok(XattrMode::Replace),
+        _ => Err(Error::INVAL),
+    }
+}
+
+/// A value or a list of names if there is room for it; only its length if there is no room at all.
+pub(super) fn xattr(reply: ReplyXattr, room: u32, bytes: &[u8]) {
+    match u32::try_from(bytes.len()) {
+        Ok(length) if room == 0 => reply.size(length),
+        Ok(length) if length <= room => reply.data(bytes),
+        _ => reply.error(Errno::ERANGE),
+    }
 }
 
 /// Adds entries until the kernel's buffer is full.

@@ -13,11 +13,13 @@ pub struct Policy {
     pub touch: bool,
     /// Whether listings bring the attributes of what they list (`READDIRPLUS`).
     pub plus: bool,
+    /// Whether the kernel checks permissions too, and so asks for ACLs (`FUSE_POSIX_ACL`).
+    pub kernel_checks: bool,
 }
 
 impl From<Mode> for Policy {
     fn from(mode: Mode) -> Self {
-        Self { mode, touch: mode == Mode::Strict, plus: false }
+        Self { mode, touch: mode == Mode::Strict, plus: false, kernel_checks: false }
     }
 }
 

@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 
 use bftfs_mount::volume::Mode;
-use rustix::fs::Access;
+use rustix::fs::{Access, XattrFlags};
 use serde_json::Value;
 
 use crate::double::Double;
@@ -45,7 +45,7 @@ const COSTS: &[Cost] = &[
     cost("write", |_, f| { f.write_at(&[0; 4096], 0).expect("write"); }, "write", (1, 0), (1, 0)),
     cost("fsync", |_, f| f.sync_all().expect("fsync"), "fsync", (0, 0), (0, 0)),
     cost("create, close", |m, _| { File::create(m.at("new")).expect("create"); }, "create lookup", (2, 0), (1, 1)),
-    cost("open and truncate", |m, _| { File::create(m.at("new")).expect("open"); }, "lookup open", (2, 0), (1, 1)),
+    cost("open and truncate", |m, _| { File::create(m.at("new")).expect("open"); }, "getxattr lookup open", (2, 1), (1, 2)),
     cost("chmod", |m, _| fs::set_permissions(m.at("new"), PermissionsExt::from_mode(0o600)).expect("chmod"), "lookup setattr", (2, 0), (1, 1)),
     cost("rename", |m, _| fs::rename(m.at("new"), m.at("new2")).expect("rename"), "lookup rename", (3, 0), (1, 2)),
     cost("link", |m, _| fs::hard_link(m.at("new2"), m.at("new")).expect("link"), "link lookup", (3, 0), (1, 2)),
@@ -53,6 +53,11 @@ const COSTS: &[Cost] = &[
     cost("mkdir", |m, _| fs::create_dir(m.at("d")).expect("mkdir"), "lookup mkdir", (2, 0), (1, 1)),
     cost("rmdir", |m, _| fs::remove_dir(m.at("d")).expect("rmdir"), "lookup rmdir", (2, 0), (1, 1)),
     cost("list 1000 names", |m, _| list(m), "getattr lookup opendir readdir", (2, 2), (0, 3)),
+    cost("setxattr", |m, _| rustix::fs::setxattr(m.at("f"), "user.a", b"v", XattrFlags::empty()).expect("setxattr"), "lookup setxattr", (2, 0), (1, 1)),
+    cost("getxattr", |m, _| { rustix::fs::getxattr(m.at("f"), "user.a", &mut [0; 9]).expect("getxattr"); }, "getxattr lookup", (1, 1), (0, 2)),
+    cost("listxattr", |m, _| { rustix::fs::listxattr(m.at("f"), &mut [0; 99]).expect("listxattr"); }, "listxattr lookup", (1, 1), (0, 2)),
+    cost("removexattr", |m, _| rustix::fs::removexattr(m.at("f"), "user.a").expect("removexattr"), "lookup removexattr", (2, 0), (1, 1)),
+    cost("ftruncate", |_, f| f.set_len(50_000).expect("ftruncate"), "getxattr setattr", (1, 1), (1, 1)),
     cost("statfs", |m, _| { rustix::fs::statvfs(m.path()).expect("statfs"); }, "statfs", (0, 1), (0, 1)),
 ];
 

@@ -31,6 +31,7 @@ fn every_call_does_what_it_does_on_a_local_file_system() {
         (Mode::RoLookup, "rw"),
         (Mode::Strict, "rdirplus"),
         (Mode::RoLookup, "rdirplus"),
+        (Mode::RoLookup, "default_permissions"),
     ] {
         let mount = Mounted::with_option(&Double::default(), mode, option);
         let seen = script::run(mount.path());
@@ -43,7 +44,7 @@ fn every_call_does_what_it_does_on_a_local_file_system() {
 }
 
 /// Runs a shell script as user 1001, group 1001, with group 2002 beside, in `directory`.
-fn as_user(directory: &Path, script: &str) -> String {
+pub(crate) fn as_user(directory: &Path, script: &str) -> String {
     let output = Command::new("setpriv")
         .args(["--reuid=1001", "--regid=1001", "--groups=2002", "sh", "-c", script])
         .current_dir(directory)
@@ -126,7 +127,7 @@ fn permissions_of_others_are_those_of_a_local_file_system() {
     }
 }
 
-fn chmod(path: &Path, mode: u32) {
+pub(crate) fn chmod(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("chmod");
 }
 

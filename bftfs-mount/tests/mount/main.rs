@@ -1,5 +1,6 @@
 //! The volume and the mount over a double of the replicas, with and without a kernel.
 
+mod acl;
 mod costs;
 mod double;
 mod kernel;

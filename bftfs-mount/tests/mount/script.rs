@@ -1,6 +1,8 @@
 //! One long script of file operations, run on any directory. What it writes down must be the
 //! same on a local file system and on a bftfs mount: results, error numbers, attributes, bytes.
 
+pub(crate) mod xattr;
+
 use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
@@ -25,6 +27,7 @@ pub(crate) fn run(root: &Path) -> Vec<String> {
     open_while_unlinked(&mut scribe);
     names(&mut scribe);
     special_files(&mut scribe);
+    xattr::attributes(&mut scribe);
     large_directory(&mut scribe);
     scribe.tree("");
     scribe.lines

@@ -9,12 +9,14 @@ use core::fmt;
 use bftfs_state::{Entry, Found, Tree};
 use serde::de::DeserializeOwned;
 
+use crate::acl::{Acl, AclKind};
 use crate::attributes::{FileType, Ino, ROOT};
 use crate::directory::entry_bytes;
 use crate::layout::{
-    self, BLOCK_BYTES, COOKIE_FIRST, Dentry, FILE_BYTES_MAX, Garbage, Inode, Slot, Superblock,
-    TARGET_BYTES_MAX, table,
+    self, BLOCK_BYTES, COOKIE_FIRST, Dentry, FILE_BYTES_MAX, Garbage, Inode, NAME_BYTES_MAX, Slot,
+    Superblock, TARGET_BYTES_MAX, table,
 };
+use crate::xattr::{VALUE_BYTES_MAX, XATTRS_MAX, mark_of, xattr_bytes};
 
 /// A broken rule, in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +42,7 @@ pub fn check(tree: &Tree) -> Vec<Damage> {
     tables.check_names();
     tables.check_inodes();
     tables.check_orphans();
+    tables.check_xattrs();
     tables.check_forks();
     tables.check_superblock();
     tables.damages
@@ -56,8 +59,21 @@ struct Tables {
     targets: BTreeMap<Ino, u64>,
     /// Kept files and how often each is.
     orphans: BTreeMap<Ino, u64>,
+    xattrs: BTreeMap<Ino, Xattrs>,
     garbage: BTreeSet<Garbage>,
     damages: Vec<Damage>,
+}
+
+/// The attributes of an inode.
+#[derive(Clone, Copy, Debug, Default)]
+struct Xattrs {
+    count: usize,
+    /// Bytes that they take of the quota.
+    held: u64,
+    /// What they mark the inode with.
+    marks: u16,
+    /// Permission bits that an access ACL asks for.
+    mode: Option<u16>,
 }
 
 fn record<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
@@ -81,8 +97,7 @@ impl Tables {
                 self.inodes.insert(Ino(number(key)?), record(&bytes)?);
             }
             table::DENTRY => {
-                let (directory, name) = key[1..].split_first_chunk::<8>()?;
-                let directory = Ino(u64::from_be_bytes(*directory));
+                let (directory, name) = layout::split_named(key)?;
                 self.dentries.insert((directory, name.into()), record(&bytes)?);
             }
             table::SLOT => {
@@ -106,9 +121,29 @@ impl Tables {
             table::GARBAGE if entry.is_empty() => {
                 self.garbage.insert(Garbage::from_key(key)?);
             }
+            table::XATTR if entry.len() <= VALUE_BYTES_MAX => self.read_xattr(key, entry)?,
             _ => return None,
         }
         Some(())
+    }
+
+    fn read_xattr(&mut self, key: &[u8], entry: Entry<'_>) -> Option<()> {
+        let (ino, name) = layout::split_named(key)?;
+        let xattrs = self.xattrs.entry(ino).or_default();
+        xattrs.count += 1;
+        xattrs.held += xattr_bytes(name, entry.len());
+        xattrs.marks |= mark_of(name);
+        if let Some(kind) = AclKind::of(name)
+            && entry.away().is_none()
+        {
+            let bytes = entry.read();
+            let acl = Acl::decode(&bytes).ok().filter(|acl| acl.encode() == *bytes)?;
+            if kind == AclKind::Access {
+                xattrs.mode = Some(acl.mode()).filter(|_| !acl.is_minimal());
+                xattrs.mode?;
+            }
+        }
+        (1..=NAME_BYTES_MAX).contains(&name.len()).then_some(())
     }
 
     fn damage(&mut self, what: String) {
@@ -156,9 +191,16 @@ impl Tables {
             *held += entry_bytes(name);
             *subdirectories += u32::from(dentry.kind == FileType::Directory);
         }
-        for (ino, inode) in self.inodes.clone() {
+        for (ino, mut inode) in self.inodes.clone() {
             let parents = names.get(&ino).map_or(&[][..], Vec::as_slice);
             self.check_common(ino, &inode, parents);
+            self.check_marks(ino, &inode);
+            // What is left is what the rest of the inode takes.
+            let xattrs = self.xattrs.get(&ino).copied().unwrap_or_default();
+            self.require(inode.held >= xattrs.held, || {
+                format!("inode {ino} counts less than its attributes take")
+            });
+            inode.held = inode.held.saturating_sub(xattrs.held);
             match inode.kind {
                 FileType::Directory => {
                     let within = contents.get(&ino).copied().unwrap_or_default();
@@ -186,7 +228,6 @@ impl Tables {
         self.require(times.iter().all(|time| time.nsec < 1_000_000_000), || {
             format!("inode {ino} has a malformed time")
         });
-        self.require(inode.mode <= 0o7777, || format!("inode {ino} has a malformed mode"));
         let nlink = inode.nlink as usize;
         self.require(inode.is_directory() || nlink == parents.len(), || {
             format!("inode {ino} counts {nlink} names but has {}", parents.len())
@@ -195,6 +236,17 @@ impl Tables {
         self.require(kept == u64::from(nlink == 0), || {
             format!("inode {ino} with {nlink} names is kept {kept} times")
         });
+    }
+
+    fn check_marks(&mut self, ino: Ino, inode: &Inode) {
+        let Xattrs { count, marks, mode, .. } = self.xattrs.get(&ino).copied().unwrap_or_default();
+        self.require(inode.mode & !0o7777 == marks, || {
+            format!("inode {ino} has a malformed mode or other attributes than it is marked with")
+        });
+        self.require(mode.is_none_or(|mode| mode == inode.mode & 0o777), || {
+            format!("inode {ino} has a mode and an ACL that contradict each other")
+        });
+        self.require(count <= XATTRS_MAX, || format!("inode {ino} has {count} attributes"));
     }
 
     fn check_directory(
@@ -247,6 +299,17 @@ impl Tables {
         self.require(lost == 0, || format!("{lost} kept files do not exist"));
     }
 
+    /// Attributes belong to an inode, or are garbage.
+    fn check_xattrs(&mut self) {
+        let owners: Vec<Ino> = self.xattrs.keys().copied().collect();
+        for ino in owners {
+            let garbage = self.garbage.contains(&Garbage::Xattrs(ino));
+            self.require(self.inodes.contains_key(&ino) != garbage, || {
+                format!("attributes belong to no inode, or to {ino} although they are garbage")
+            });
+        }
+    }
+
     /// Each fork belongs to one file, or is garbage.
     fn check_forks(&mut self) {
         let files = self.inodes.values().filter(|inode| inode.kind == FileType::Regular);
@@ -279,7 +342,8 @@ impl Tables {
         self.require(used.0 <= capacity.0 && used.1 <= capacity.1, || {
             format!("bytes and inodes in use are {used:?}, more than {capacity:?}")
         });
-        let last = self.inodes.keys().map(|ino| ino.0).chain(self.forks.keys().copied()).max();
+        let inos = self.inodes.keys().chain(self.xattrs.keys()).map(|ino| ino.0);
+        let last = inos.chain(self.forks.keys().copied()).max();
         self.require(last < Some(superblock.next_number), || {
             format!("the next number is {} but {last:?} is taken", superblock.next_number)
         });

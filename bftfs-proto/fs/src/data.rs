@@ -7,9 +7,8 @@ use bytes::Bytes;
 use crate::attributes::Ino;
 use crate::errno::Errno;
 use crate::inode::{Change, View, check_regular};
-use crate::layout::{self, BLOCK_BYTES, FILE_BYTES_MAX, Inode, REMOVED_BLOCKS_MAX};
+use crate::layout::{self, BLOCK_BYTES, FILE_BYTES_MAX, Garbage, Inode, REMOVED_BLOCKS_MAX};
 use crate::operation::{Outcome, READ_BYTES_MAX, Reply, WRITE_BYTES_MAX};
-use crate::permissions;
 
 /// The part of a range of bytes that lies in one block.
 #[derive(Clone, Copy)]
@@ -41,7 +40,7 @@ impl View<'_> {
     pub(crate) fn read(&self, ino: Ino, offset: u64, length: u32) -> Outcome {
         let inode = self.inode(ino)?;
         check_regular(&inode)?;
-        permissions::check_read_open(self.who, &inode)?;
+        self.check_read_open(ino, &inode)?;
         let wanted = u64::from(length.min(READ_BYTES_MAX));
         let length = usize::try_from(wanted.min(inode.size.saturating_sub(offset)));
         let length = length.expect("at most what is wanted");
@@ -66,7 +65,7 @@ impl Change<'_> {
     pub(crate) fn write(&mut self, ino: Ino, offset: u64, append: bool, data: &Bytes) -> Outcome {
         let mut inode = self.view().inode(ino)?;
         check_regular(&inode)?;
-        permissions::check_write_open(self.who, &inode)?;
+        self.view().check_write_open(ino, &inode)?;
         if data.len() > WRITE_BYTES_MAX {
             return Err(Errno::EINVAL);
         }
@@ -82,7 +81,7 @@ impl Change<'_> {
             self.put(inode.fork, offset, data);
             self.resize_held(&mut inode, grown, 0);
             inode.size = inode.size.max(end);
-            inode.mode = permissions::mode_after_write(self.who, &inode);
+            self.lose_privileges(ino, &mut inode);
             (inode.mtime, inode.ctime) = (self.now, self.now);
             self.save(ino, &inode);
         }
@@ -105,7 +104,8 @@ impl Change<'_> {
         }
     }
 
-    fn resize_held(&mut self, inode: &mut Inode, added: u64, removed: u64) {
+    /// Counts bytes that an inode got and lost, in it and in the quota.
+    pub(crate) fn resize_held(&mut self, inode: &mut Inode, added: u64, removed: u64) {
         inode.held = inode.held + added - removed;
         if added != removed {
             self.edit_superblock(|superblock| {
@@ -118,12 +118,12 @@ impl Change<'_> {
     ///
     /// Removes at most as many blocks as an operation may, unless more than that both stay and
     /// go: then all that go, about a microsecond for each.
-    pub(crate) fn cut(&mut self, inode: &mut Inode, size: u64) {
+    pub(crate) fn cut(&mut self, ino: Ino, inode: &mut Inode, size: u64) {
         if size < inode.size && inode.held > 0 {
             let (index, end) = layout::place(size);
             let removed = self.shorten_block(inode.fork, index, end);
             self.resize_held(inode, 0, removed);
-            self.drop_blocks(inode, size.div_ceil(BLOCK_BYTES as u64));
+            self.drop_blocks(ino, inode, size.div_ceil(BLOCK_BYTES as u64));
         }
         inode.size = size;
     }
@@ -139,13 +139,13 @@ impl Change<'_> {
     }
 
     /// Removes the blocks of a file from `first` on.
-    fn drop_blocks(&mut self, inode: &mut Inode, first: u64) {
+    fn drop_blocks(&mut self, ino: Ino, inode: &mut Inode, first: u64) {
         let (start, from) =
             (layout::block_key(inode.fork, 0), layout::block_key(inode.fork, first));
         let end = layout::block_key(inode.fork, u64::MAX);
         let few = self.tree.range(&from, &end).nth(self.removals).is_none();
         if !few && self.tree.range(&start, &from).nth(REMOVED_BLOCKS_MAX).is_none() {
-            return self.replace_fork(inode, first);
+            return self.replace_fork(ino, inode, first);
         }
         let gone = self.tree.range(&from, &end).map(|(key, block)| (Vec::from(key), block.len()));
         let gone: Vec<_> = gone.collect();
@@ -158,10 +158,10 @@ impl Change<'_> {
     }
 
     /// Moves the blocks below `first`, which are few, to a new fork and discards the others.
-    fn replace_fork(&mut self, inode: &mut Inode, first: u64) {
+    fn replace_fork(&mut self, ino: Ino, inode: &mut Inode, first: u64) {
         let (old, new) = (inode.fork, self.view().superblock().next_number);
         self.edit_superblock(|superblock| superblock.next_number += 1);
-        let mut held = 0;
+        let mut held = self.view().held_by_xattrs(ino);
         let kept = self.tree.range(&layout::block_key(old, 0), &layout::block_key(old, first));
         let kept = kept.map(|(key, block)| (Vec::from(key), Vec::from(&*block.read())));
         let kept: Vec<_> = kept.collect();
@@ -174,6 +174,6 @@ impl Change<'_> {
         inode.fork = new;
         let removed = inode.held - held;
         self.resize_held(inode, 0, removed);
-        self.discard(old);
+        self.discard(Garbage::Fork(old));
     }
 }

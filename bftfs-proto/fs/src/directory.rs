@@ -42,7 +42,7 @@ impl View<'_> {
     pub(crate) fn find(&self, parent: Ino, name: &[u8]) -> Result<(Inode, Option<Dentry>), Errno> {
         let directory = self.directory(parent)?;
         check_name(name)?;
-        permissions::check(self.who, &directory, access::EXECUTE)?;
+        self.check(parent, &directory, access::EXECUTE)?;
         Ok((directory, layout::load(self.tree, &layout::dentry_key(parent, name))))
     }
 
@@ -57,7 +57,7 @@ impl View<'_> {
         if dentry.is_some() {
             return Err(Errno::EEXIST);
         }
-        self.check_addition(&directory)?;
+        self.check_addition(parent, &directory)?;
         Ok(directory)
     }
 
@@ -66,28 +66,32 @@ impl View<'_> {
         let (directory, dentry) = self.find(parent, name)?;
         let dentry = dentry.ok_or(Errno::ENOENT)?;
         let victim = self.inode(dentry.ino)?;
-        self.check_removal(&directory, &victim)?;
+        self.check_removal((parent, &directory), &victim)?;
         Ok((dentry, victim))
     }
 
     /// Whether names may be added to a directory.
-    pub(crate) fn check_addition(&self, directory: &Inode) -> Result<(), Errno> {
+    pub(crate) fn check_addition(&self, ino: Ino, directory: &Inode) -> Result<(), Errno> {
         if directory.nlink == 0 {
             return Err(Errno::ENOENT);
         }
-        permissions::check(self.who, directory, access::WRITE)
+        self.check(ino, directory, access::WRITE)
     }
 
     /// Whether a name of `victim` may be removed from a directory.
-    pub(crate) fn check_removal(&self, directory: &Inode, victim: &Inode) -> Result<(), Errno> {
-        permissions::check(self.who, directory, access::WRITE)?;
+    pub(crate) fn check_removal(
+        &self,
+        (ino, directory): (Ino, &Inode),
+        victim: &Inode,
+    ) -> Result<(), Errno> {
+        self.check(ino, directory, access::WRITE)?;
         permissions::check_sticky(self.who, directory, victim)
     }
 
     /// As many entries after `cookie` as fit.
     pub(crate) fn readdir(&self, ino: Ino, cookie: u64, bytes_max: u32, plus: bool) -> Outcome {
         let directory = self.directory(ino)?;
-        permissions::check_read_open(self.who, &directory)?;
+        self.check_read_open(ino, &directory)?;
         let mut room = usize::try_from(bytes_max.min(READDIR_BYTES_MAX)).unwrap_or(0);
         let header = if plus { DIRENTPLUS_BYTES } else { DIRENT_BYTES };
         let mut entries = Vec::new();

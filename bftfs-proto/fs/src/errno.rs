@@ -53,4 +53,12 @@ errno! {
     ELOOP = 40, "too many levels";
     /// There is no such inode any more.
     ESTALE = 116, "stale file handle";
+    /// A value or an access control list is too long.
+    E2BIG = 7, "argument list too long";
+    /// The name of an attribute is empty or too long.
+    ERANGE = 34, "numerical result out of range";
+    /// The file has no such attribute.
+    ENODATA = 61, "no data available";
+    /// No file of this kind, or none at all, has such attributes.
+    EOPNOTSUPP = 95, "operation not supported";
 }

@@ -24,9 +24,9 @@ impl Change<'_> {
 
     /// Lets go of all files that this session kept, now or with the operations that follow.
     pub(crate) fn close_session(&mut self) {
-        let orphans = layout::orphans_key(self.session);
-        if self.tree.prefix(&orphans).next().is_some() {
-            self.tree.insert(&Garbage::Session(self.session).key(), Vec::new());
+        let orphans = Garbage::Session(self.session);
+        if self.tree.prefix(&orphans.prefix()).next().is_some() {
+            self.tree.insert(&orphans.key(), Vec::new());
         }
     }
 
@@ -37,18 +37,18 @@ impl Change<'_> {
         }
     }
 
-    /// Removes the blocks of a fork that no file has any more, now if they are few.
-    pub(crate) fn discard(&mut self, fork: u64) {
-        if self.tree.prefix(&layout::fork_key(fork)).nth(self.removals).is_some() {
-            self.tree.insert(&Garbage::Fork(fork).key(), Vec::new());
+    /// Removes what nobody has any more, now if it is little.
+    pub(crate) fn discard(&mut self, garbage: Garbage) {
+        if self.tree.prefix(&garbage.prefix()).nth(self.removals).is_some() {
+            self.tree.insert(&garbage.key(), Vec::new());
         } else {
-            self.remove_blocks(fork);
+            self.remove_below(&garbage.prefix());
         }
     }
 
-    /// Removes as many blocks of a fork as this operation may.
-    fn remove_blocks(&mut self, fork: u64) {
-        let keys = self.tree.prefix(&layout::fork_key(fork)).take(self.removals);
+    /// Removes as many keys that start with `prefix` as this operation may.
+    fn remove_below(&mut self, prefix: &[u8]) {
+        let keys = self.tree.prefix(prefix).take(self.removals);
         let keys: Vec<Vec<u8>> = keys.map(|(key, _)| key.into()).collect();
         self.removals -= keys.len();
         for key in keys {
@@ -59,11 +59,11 @@ impl Change<'_> {
     /// Removes garbage as far as this operation may. Every operation ends with it.
     pub(crate) fn sweep(&mut self) {
         while self.removals > 0
-            && let Some((key, _)) = self.tree.first_at_or_after(&[table::GARBAGE])
+            && let Some((key, _)) = self.tree.prefix(&[table::GARBAGE]).next()
         {
-            let garbage = Garbage::from_key(key).expect("the last table is of garbage");
+            let garbage = Garbage::from_key(key).expect("the table is of garbage");
             match garbage {
-                Garbage::Fork(fork) => self.remove_blocks(fork),
+                Garbage::Fork(_) | Garbage::Xattrs(_) => self.remove_below(&garbage.prefix()),
                 Garbage::Session(session) => self.sweep_session(session),
             }
             if self.removals > 0 {

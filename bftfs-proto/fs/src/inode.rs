@@ -9,7 +9,8 @@ use bytes::Bytes;
 use crate::attributes::{FileType, Ino, SetTime, Statistics, Time};
 use crate::errno::Errno;
 use crate::layout::{
-    self, BLOCK_BYTES, FILE_BYTES_MAX, Inode, NAME_BYTES_MAX, SUPERBLOCK_KEY, Superblock,
+    self, BLOCK_BYTES, FILE_BYTES_MAX, Garbage, Inode, NAME_BYTES_MAX, SUPERBLOCK_KEY, Superblock,
+    mark,
 };
 use crate::operation::{Credentials, Outcome, Reply, SetAttributes, access};
 use crate::permissions;
@@ -29,7 +30,7 @@ pub(crate) struct Change<'a> {
     pub(crate) who: &'a Credentials,
     pub(crate) now: Time,
     pub(crate) session: SessionId,
-    /// Blocks that this operation may still remove; others have to wait for the next ones.
+    /// Blocks and attributes that this operation may still remove; others wait for the next ones.
     pub(crate) removals: usize,
 }
 
@@ -89,7 +90,7 @@ impl View<'_> {
         if mask > access::READ | access::WRITE | access::EXECUTE {
             return Err(Errno::EINVAL);
         }
-        permissions::check(self.who, &self.inode(ino)?, mask)?;
+        self.check(ino, &self.inode(ino)?, mask)?;
         Ok(Reply::Done)
     }
 
@@ -186,27 +187,36 @@ impl Change<'_> {
                 return Err(Errno::EFBIG);
             }
         }
-        permissions::check_set(self.who, &inode, set, open)?;
+        self.view().check_set(ino, &inode, set, open)?;
         if *set != SetAttributes::default() {
-            self.apply(&mut inode, set);
+            self.apply(ino, &mut inode, set);
             self.save(ino, &inode);
         }
         Ok(Reply::Attributes(inode.attributes(ino)))
     }
 
-    fn apply(&mut self, inode: &mut Inode, set: &SetAttributes) {
+    /// What a file loses when its contents change.
+    pub(crate) fn lose_privileges(&mut self, ino: Ino, inode: &mut Inode) {
+        inode.mode = permissions::mode_after_write(self.who, inode);
+        self.lose_capability(ino, inode);
+    }
+
+    fn apply(&mut self, ino: Ino, inode: &mut Inode, set: &SetAttributes) {
         if let Some(size) = set.size {
-            self.cut(inode, size);
-            inode.mode = permissions::mode_after_write(self.who, inode);
+            self.cut(ino, inode, size);
+            self.lose_privileges(ino, inode);
             inode.mtime = self.now;
         }
         if set.uid.is_some() || set.gid.is_some() {
             inode.mode = permissions::mode_after_chown(self.who, inode);
+            self.lose_capability(ino, inode);
             inode.uid = set.uid.unwrap_or(inode.uid);
             inode.gid = set.gid.unwrap_or(inode.gid);
         }
         if let Some(mode) = set.mode {
-            inode.mode = permissions::mode_after_chmod(self.who, inode.gid, mode_bits(mode));
+            let mode = mode_bits(mode) | inode.mode & mark::ALL;
+            inode.mode = permissions::mode_after_chmod(self.who, inode.gid, mode);
+            self.fit_acl(ino, inode);
         }
         inode.atime = set.atime.map_or(inode.atime, |time| resolve(time, self.now));
         inode.mtime = set.mtime.map_or(inode.mtime, |time| resolve(time, self.now));
@@ -237,11 +247,12 @@ impl Change<'_> {
     /// Removes an inode without names and all that it has.
     pub(crate) fn free(&mut self, ino: Ino, inode: &Inode) {
         self.tree.remove(&layout::inode_key(ino));
+        self.discard(Garbage::Xattrs(ino));
         match inode.kind {
             FileType::Symlink => {
                 self.tree.remove(&layout::target_key(ino));
             }
-            FileType::Regular if inode.held > 0 => self.discard(inode.fork),
+            FileType::Regular if inode.held > 0 => self.discard(Garbage::Fork(inode.fork)),
             _ => {}
         }
         self.edit_superblock(|superblock| {

@@ -12,7 +12,8 @@
 //! block       5 fork index          raw contents, 1 to 32 KiB
 //! target      6 ino                 raw target of a symbolic link
 //! orphan      7 session ino         nothing: the session keeps a file without names
-//! garbage     8 kind number         nothing: blocks or orphans to be removed bit by bit
+//! garbage     8 kind number         nothing: what is to be removed bit by bit
+//! xattr       9 ino name            raw value of an extended attribute
 //! ```
 //! A fork is the contents of a file. It starts with the file's own number and gets a new one when
 //! a big file is cut, so that the old blocks can be removed later. Bytes that no block holds are
@@ -21,8 +22,10 @@
 //! Cookies count up in each directory and are never used again, so a reader of a directory finds
 //! its place whatever changed. 1 and 2 stand for `.` and `..`, which have no slot.
 //!
-//! The quota counts what a client can make grow: contents as blocks hold them, targets, and for
-//! each name its bytes and [`ENTRY_BYTES`].
+//! The quota counts what a client can make grow: contents as blocks hold them, targets, values of
+//! attributes, and for each name, of a file or an attribute, its bytes and [`ENTRY_BYTES`].
+//!
+//! ACLs are attributes, sorted as `acl.rs` says. The permission bits always say what the ACL does.
 
 use alloc::vec::Vec;
 
@@ -46,7 +49,7 @@ pub(crate) const LINKS_MAX: u32 = 65_000;
 pub(crate) const FILE_BYTES_MAX: u64 = i64::MAX as u64;
 /// Bytes that a name takes of the quota besides its own.
 pub(crate) const ENTRY_BYTES: u64 = 64;
-/// Blocks that one operation removes at most, with one exception: see `Change::cut`.
+/// Blocks and attributes that one operation removes at most, with one exception: see `Change::cut`.
 pub(crate) const REMOVED_BLOCKS_MAX: usize = 256;
 
 /// The cookie of `.`.
@@ -65,8 +68,17 @@ pub(crate) mod table {
     pub(crate) const BLOCK: u8 = 5;
     pub(crate) const TARGET: u8 = 6;
     pub(crate) const ORPHAN: u8 = 7;
-    /// The last one: the first key from here on is garbage or there is none.
     pub(crate) const GARBAGE: u8 = 8;
+    pub(crate) const XATTR: u8 = 9;
+}
+
+/// Bits of an inode's mode that nobody is shown: which of the attributes that rules ask about it
+/// has. A file without them pays for a look at its mode and no more.
+pub(crate) mod mark {
+    pub(crate) const ACCESS_ACL: u16 = 0o010_000;
+    pub(crate) const DEFAULT_ACL: u16 = 0o020_000;
+    pub(crate) const CAPABILITY: u16 = 0o040_000;
+    pub(crate) const ALL: u16 = ACCESS_ACL | DEFAULT_ACL | CAPABILITY;
 }
 
 /// What the file system is as a whole.
@@ -88,7 +100,7 @@ pub(crate) struct Superblock {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Inode {
     pub(crate) kind: FileType,
-    /// At most `0o7777`.
+    /// Permission bits, at most `0o7777`, and bits of [`mark`].
     pub(crate) mode: u16,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
@@ -119,7 +131,7 @@ impl Inode {
         Attributes {
             ino,
             kind: self.kind,
-            mode: self.mode,
+            mode: self.mode & !mark::ALL,
             nlink: self.nlink,
             uid: self.uid,
             gid: self.gid,
@@ -157,16 +169,20 @@ pub(crate) enum Garbage {
     Fork(u64),
     /// The orphans of a session that is closed.
     Session(SessionId),
+    /// The attributes of an inode that is gone.
+    Xattrs(Ino),
 }
 
 impl Garbage {
     const FORK: u8 = 0;
     const SESSION: u8 = 1;
+    const XATTRS: u8 = 2;
 
     pub(crate) fn key(self) -> [u8; 10] {
         let (kind, number) = match self {
             Self::Fork(fork) => (Self::FORK, fork),
             Self::Session(session) => (Self::SESSION, session.0),
+            Self::Xattrs(ino) => (Self::XATTRS, ino.0),
         };
         let mut key = [table::GARBAGE; 10];
         key[1] = kind;
@@ -180,7 +196,17 @@ impl Garbage {
         match kind {
             Self::FORK => Some(Self::Fork(number)),
             Self::SESSION => Some(Self::Session(SessionId(number))),
+            Self::XATTRS => Some(Self::Xattrs(Ino(number))),
             _ => None,
+        }
+    }
+
+    /// What the keys start with that go.
+    pub(crate) fn prefix(self) -> [u8; 9] {
+        match self {
+            Self::Fork(fork) => one(table::BLOCK, fork),
+            Self::Session(session) => orphans_key(session),
+            Self::Xattrs(ino) => xattrs_key(ino),
         }
     }
 }
@@ -198,6 +224,17 @@ fn two(table: u8, first: u64, second: u64) -> [u8; 17] {
     key
 }
 
+fn named(table: u8, ino: Ino, name: &[u8]) -> Vec<u8> {
+    [&one(table, ino.0), name].concat()
+}
+
+/// Splits a key of an inode and a name.
+pub(crate) fn split_named(key: &[u8]) -> Option<(Ino, &[u8])> {
+    let (_, rest) = key.split_first()?;
+    let (ino, name) = rest.split_first_chunk::<8>()?;
+    Some((Ino(u64::from_be_bytes(*ino)), name))
+}
+
 pub(crate) const SUPERBLOCK_KEY: &[u8] = &[table::SUPERBLOCK];
 
 pub(crate) fn inode_key(ino: Ino) -> [u8; 9] {
@@ -205,16 +242,11 @@ pub(crate) fn inode_key(ino: Ino) -> [u8; 9] {
 }
 
 pub(crate) fn dentry_key(directory: Ino, name: &[u8]) -> Vec<u8> {
-    [&one(table::DENTRY, directory.0), name].concat()
+    named(table::DENTRY, directory, name)
 }
 
 pub(crate) fn slot_key(directory: Ino, cookie: u64) -> [u8; 17] {
     two(table::SLOT, directory.0, cookie)
-}
-
-/// Below it are all blocks of a fork.
-pub(crate) fn fork_key(fork: u64) -> [u8; 9] {
-    one(table::BLOCK, fork)
 }
 
 pub(crate) fn block_key(fork: u64, index: u64) -> [u8; 17] {
@@ -232,6 +264,15 @@ pub(crate) fn orphan_key(session: SessionId, ino: Ino) -> [u8; 17] {
 /// Below it are all orphans of a session.
 pub(crate) fn orphans_key(session: SessionId) -> [u8; 9] {
     one(table::ORPHAN, session.0)
+}
+
+/// Below it are all attributes of an inode.
+pub(crate) fn xattrs_key(ino: Ino) -> [u8; 9] {
+    one(table::XATTR, ino.0)
+}
+
+pub(crate) fn xattr_key(ino: Ino, name: &[u8]) -> Vec<u8> {
+    named(table::XATTR, ino, name)
 }
 
 /// Splits a key of two numbers.

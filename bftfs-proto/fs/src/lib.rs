@@ -8,6 +8,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod acl;
 mod attributes;
 mod check;
 mod data;
@@ -21,13 +22,14 @@ mod operation;
 mod permissions;
 mod rename;
 mod service;
+mod xattr;
 
 pub use attributes::{Attributes, FileType, Ino, ROOT, SetTime, Statistics, Time};
 pub use check::{Damage, check};
 pub use errno::Errno;
 pub use operation::{
     Call, Credentials, Entry, GROUPS_MAX, Malformed, Operation, Outcome, READ_BYTES_MAX,
-    READDIR_BYTES_MAX, RELEASES_MAX, RenameMode, Reply, SetAttributes, WRITE_BYTES_MAX, access,
-    decode_outcome, encode_outcome,
+    READDIR_BYTES_MAX, RELEASES_MAX, RenameMode, Reply, SetAttributes, WRITE_BYTES_MAX, XattrMode,
+    access, decode_outcome, encode_outcome, masked,
 };
 pub use service::FileSystem;

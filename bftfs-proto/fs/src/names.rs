@@ -1,20 +1,24 @@
 //! Making files, giving them names and taking names away.
 
+use alloc::vec::Vec;
+
 use bytes::Bytes;
 
+use crate::acl::AclKind;
 use crate::attributes::{FileType, Ino};
 use crate::directory::entry_bytes;
 use crate::errno::Errno;
-use crate::inode::{Change, mode_bits};
-use crate::layout::{self, COOKIE_FIRST, Inode, LINKS_MAX, TARGET_BYTES_MAX};
-use crate::operation::{Outcome, Reply};
+use crate::inode::{Change, View, mode_bits};
+use crate::layout::{self, COOKIE_FIRST, Inode, LINKS_MAX, TARGET_BYTES_MAX, mark};
+use crate::operation::{Outcome, Reply, unmasked};
 use crate::permissions;
+use crate::xattr::xattr_bytes;
 
 /// What to make.
 #[derive(Clone, Copy)]
 struct New<'a> {
     kind: FileType,
-    mode: u16,
+    mode: u32,
     rdev: u32,
     target: &'a [u8],
 }
@@ -23,6 +27,23 @@ struct New<'a> {
 pub(crate) fn check_subdirectory(directory: &Inode, kind: FileType) -> Result<(), Errno> {
     let full = kind == FileType::Directory && directory.nlink == u32::MAX;
     if full { Err(Errno::EMLINK) } else { Ok(()) }
+}
+
+impl View<'_> {
+    /// Group, mode and ACLs of what is made in a directory.
+    fn inherit(
+        &self,
+        parent: Ino,
+        directory: &Inode,
+        new: &New<'_>,
+    ) -> (u32, u16, Vec<(AclKind, Vec<u8>)>) {
+        let by_acl = directory.mode & mark::DEFAULT_ACL != 0 && new.kind != FileType::Symlink;
+        let mode = mode_bits(if by_acl { unmasked(new.mode) } else { new.mode });
+        let (gid, mode) = permissions::inherit(self.who, directory, new.kind, mode);
+        let (mode, acls) =
+            if by_acl { self.inherit_acls(parent, new.kind, mode) } else { (mode, Vec::new()) };
+        (gid, mode, acls)
+    }
 }
 
 impl Change<'_> {
@@ -42,12 +63,12 @@ impl Change<'_> {
             _ => {}
         }
         let rdev = if device { rdev } else { 0 };
-        self.make(parent, name, New { kind, mode: mode_bits(mode), rdev, target: &[] })
+        self.make(parent, name, New { kind, mode, rdev, target: &[] })
     }
 
     pub(crate) fn mkdir(&mut self, parent: Ino, name: &[u8], mode: u32) -> Outcome {
         let kind = FileType::Directory;
-        self.make(parent, name, New { kind, mode: mode_bits(mode), rdev: 0, target: &[] })
+        self.make(parent, name, New { kind, mode, rdev: 0, target: &[] })
     }
 
     pub(crate) fn symlink(&mut self, parent: Ino, name: &[u8], target: &Bytes) -> Outcome {
@@ -86,11 +107,17 @@ impl Change<'_> {
     fn make(&mut self, parent: Ino, name: &[u8], new: New<'_>) -> Outcome {
         let directory = self.view().find_free(parent, name)?;
         check_subdirectory(&directory, new.kind)?;
+        let (gid, mode, acls) = self.view().inherit(parent, &directory, &new);
         let held = new.target.len() as u64;
-        self.view().check_room(held + entry_bytes(name), 1)?;
+        let of_acls = acls.iter().map(|(kind, acl)| xattr_bytes(kind.name(), acl.len()));
+        let needed = held + entry_bytes(name) + of_acls.sum::<u64>();
+        self.view().check_room(needed, 1)?;
 
         let ino = self.allocate(held + entry_bytes(name));
-        let inode = self.new_inode(ino, parent, &directory, new);
+        let mut inode = self.new_inode(ino, parent, (gid, mode), new);
+        for (kind, acl) in acls {
+            self.put_xattr(ino, &mut inode, kind.name(), Some(acl));
+        }
         self.save(ino, &inode);
         if new.kind == FileType::Symlink {
             self.tree.insert(&layout::target_key(ino), new.target);
@@ -99,8 +126,7 @@ impl Change<'_> {
         Ok(Reply::Attributes(inode.attributes(ino)))
     }
 
-    fn new_inode(&self, ino: Ino, parent: Ino, directory: &Inode, new: New<'_>) -> Inode {
-        let (gid, mode) = permissions::inherit(self.who, directory, new.kind, new.mode);
+    fn new_inode(&self, ino: Ino, parent: Ino, (gid, mode): (u32, u16), new: New<'_>) -> Inode {
         let is_directory = new.kind == FileType::Directory;
         Inode {
             kind: new.kind,

@@ -62,7 +62,7 @@ pub struct Call {
 /// `docs/semantics.md`; any can be refused with [`Errno::EINVAL`] and [`Errno::ESTALE`].
 ///
 /// `touch` moves the time of last access, which makes an operation one that changes something.
-/// In `mode`, bits above `0o7777` are ignored; the caller's umask is applied already.
+/// `mode` has permission bits, to which the caller's umask is applied already; see [`masked`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Operation {
     /// Nothing, but in order. Gives [`Reply::Done`].
@@ -250,6 +250,64 @@ pub enum Operation {
         /// At most [`RELEASES_MAX`].
         inos: Vec<Ino>,
     },
+    /// Gives an extended attribute a value. Gives [`Reply::Done`].
+    Setxattr {
+        /// Of which file.
+        ino: Ino,
+        /// The attribute's name, with its namespace: 1 to 255 bytes without NUL.
+        name: Bytes,
+        /// At most 64 KiB.
+        value: Bytes,
+        /// What if it exists.
+        mode: XattrMode,
+    },
+    /// The value of an extended attribute. Gives [`Reply::Data`].
+    Getxattr {
+        /// Of which file.
+        ino: Ino,
+        /// The attribute's name.
+        name: Bytes,
+    },
+    /// The names of all extended attributes that the caller may know of, each with a NUL behind
+    /// it. Gives [`Reply::Data`].
+    Listxattr {
+        /// Of which file.
+        ino: Ino,
+    },
+    /// Removes an extended attribute. Gives [`Reply::Done`].
+    Removexattr {
+        /// Of which file.
+        ino: Ino,
+        /// The attribute's name.
+        name: Bytes,
+    },
+}
+
+/// Where a `mode` keeps what the umask took from it.
+const MASKED_SHIFT: u32 = 16;
+
+/// The `mode` with which an operation makes a file: without what the umask takes, which stands
+/// apart in bits that were ignored once. A directory that has a default ACL gives it back.
+#[must_use]
+pub const fn masked(mode: u32, umask: u32) -> u32 {
+    let taken = mode & umask & 0o777;
+    (mode & 0o177_777 & !taken) | taken << MASKED_SHIFT
+}
+
+/// The same as if there were no umask.
+pub(crate) const fn unmasked(mode: u32) -> u32 {
+    mode | mode >> MASKED_SHIFT & 0o777
+}
+
+/// What setting an extended attribute does about one that exists (setxattr(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum XattrMode {
+    /// It replaces it.
+    Set,
+    /// It fails.
+    Create,
+    /// It replaces it, and fails if there is none.
+    Replace,
 }
 
 /// What a rename does about a name that exists (renameat2(2)).
@@ -347,6 +405,7 @@ impl Operation {
             | Self::Read { touch, .. }
             | Self::Readdir { touch, .. } => !*touch,
             Self::Open { truncate, .. } => !*truncate,
+            Self::Getxattr { .. } | Self::Listxattr { .. } => true,
             _ => false,
         }
     }
@@ -375,6 +434,10 @@ impl Operation {
             Self::Rename { .. } => "rename",
             Self::Write { .. } => "write",
             Self::Release { .. } => "release",
+            Self::Setxattr { .. } => "setxattr",
+            Self::Getxattr { .. } => "getxattr",
+            Self::Listxattr { .. } => "listxattr",
+            Self::Removexattr { .. } => "removexattr",
         }
     }
 }

@@ -4,9 +4,11 @@
 //! As NFS servers do, it lets the owner of a file always read and write it through an open file,
 //! and lets whoever may execute it read it.
 
-use crate::attributes::{FileType, SetTime};
+use crate::acl::AclKind;
+use crate::attributes::{FileType, Ino, SetTime};
 use crate::errno::Errno;
-use crate::layout::Inode;
+use crate::inode::View;
+use crate::layout::{Inode, mark};
 use crate::operation::{Credentials, SetAttributes, access};
 
 /// Set-user-ID.
@@ -26,7 +28,7 @@ impl Credentials {
         self.gid == gid || self.groups.contains(&gid)
     }
 
-    fn owns(&self, inode: &Inode) -> bool {
+    pub(crate) fn owns(&self, inode: &Inode) -> bool {
         self.is_root() || self.uid == inode.uid
     }
 
@@ -36,35 +38,78 @@ impl Credentials {
     }
 }
 
-/// Whether the permission bits grant all of `mask`.
-fn grants(who: &Credentials, inode: &Inode, mask: u8) -> bool {
-    if who.is_root() {
-        return mask & access::EXECUTE == 0 || inode.is_directory() || inode.mode & 0o111 != 0;
+impl View<'_> {
+    /// Whether permission bits and ACL grant all of `mask`: the algorithm of acl(5).
+    fn grants(&self, ino: Ino, inode: &Inode, mask: u8) -> bool {
+        let who = self.who;
+        if who.is_root() {
+            return mask & access::EXECUTE == 0 || inode.is_directory() || inode.mode & 0o111 != 0;
+        }
+        let shift = match () {
+            () if who.uid == inode.uid => 6,
+            () if inode.mode & mark::ACCESS_ACL != 0 => {
+                return self.acl(ino, AclKind::Access).grants(who, inode.gid, mask);
+            }
+            () if who.is_in(inode.gid) => 3,
+            () => 0,
+        };
+        (inode.mode >> shift) & u16::from(mask) == u16::from(mask)
     }
-    let shift = match () {
-        () if who.uid == inode.uid => 6,
-        () if who.is_in(inode.gid) => 3,
-        () => 0,
-    };
-    (inode.mode >> shift) & u16::from(mask) == u16::from(mask)
-}
 
-/// access(2): EACCES unless all of `mask` is granted.
-pub(crate) fn check(who: &Credentials, inode: &Inode, mask: u8) -> Result<(), Errno> {
-    if grants(who, inode, mask) { Ok(()) } else { Err(Errno::EACCES) }
-}
+    /// access(2): EACCES unless all of `mask` is granted.
+    pub(crate) fn check(&self, ino: Ino, inode: &Inode, mask: u8) -> Result<(), Errno> {
+        if self.grants(ino, inode, mask) { Ok(()) } else { Err(Errno::EACCES) }
+    }
 
-/// read(2) of an open file.
-pub(crate) fn check_read_open(who: &Credentials, inode: &Inode) -> Result<(), Errno> {
-    let granted = who.owns(inode)
-        || grants(who, inode, access::READ)
-        || (inode.kind == FileType::Regular && grants(who, inode, access::EXECUTE));
-    if granted { Ok(()) } else { Err(Errno::EACCES) }
-}
+    /// read(2) of an open file.
+    pub(crate) fn check_read_open(&self, ino: Ino, inode: &Inode) -> Result<(), Errno> {
+        let granted = self.who.owns(inode)
+            || self.grants(ino, inode, access::READ)
+            || (inode.kind == FileType::Regular && self.grants(ino, inode, access::EXECUTE));
+        if granted { Ok(()) } else { Err(Errno::EACCES) }
+    }
 
-/// write(2) to an open file.
-pub(crate) fn check_write_open(who: &Credentials, inode: &Inode) -> Result<(), Errno> {
-    if who.owns(inode) { Ok(()) } else { check(who, inode, access::WRITE) }
+    /// write(2) to an open file.
+    pub(crate) fn check_write_open(&self, ino: Ino, inode: &Inode) -> Result<(), Errno> {
+        if self.who.owns(inode) { Ok(()) } else { self.check(ino, inode, access::WRITE) }
+    }
+
+    /// chmod(2), chown(2), truncate(2), utimensat(2): whether all that is asked may be done.
+    pub(crate) fn check_set(
+        &self,
+        ino: Ino,
+        inode: &Inode,
+        set: &SetAttributes,
+        open: bool,
+    ) -> Result<(), Errno> {
+        let who = self.who;
+        let owns = who.owns(inode);
+        if set.mode.is_some() && !owns {
+            return Err(Errno::EPERM);
+        }
+        if set.uid.is_some_and(|uid| !(who.is_root() || owns && uid == inode.uid)) {
+            return Err(Errno::EPERM);
+        }
+        let may_give = |gid| who.is_root() || owns && (gid == inode.gid || who.is_in(gid));
+        if set.gid.is_some_and(|gid| !may_give(gid)) {
+            return Err(Errno::EPERM);
+        }
+        if set.size.is_some() {
+            if open {
+                self.check_write_open(ino, inode)
+            } else {
+                self.check(ino, inode, access::WRITE)
+            }?;
+        }
+        match (set.atime, set.mtime) {
+            (None, None) => Ok(()),
+            // A cut moves mtime anyway.
+            (None, Some(SetTime::Now)) if set.size.is_some() => Ok(()),
+            _ if owns => Ok(()),
+            (Some(SetTime::Now), Some(SetTime::Now)) => self.check(ino, inode, access::WRITE),
+            _ => Err(Errno::EPERM),
+        }
+    }
 }
 
 /// The sticky bit: whether a name of `victim` may be removed from `directory`.
@@ -75,37 +120,6 @@ pub(crate) fn check_sticky(
 ) -> Result<(), Errno> {
     let free = directory.mode & S_ISVTX == 0 || who.owns(directory) || who.owns(victim);
     if free { Ok(()) } else { Err(Errno::EPERM) }
-}
-
-/// chmod(2), chown(2), truncate(2), utimensat(2): whether all that is asked may be done.
-pub(crate) fn check_set(
-    who: &Credentials,
-    inode: &Inode,
-    set: &SetAttributes,
-    open: bool,
-) -> Result<(), Errno> {
-    let owns = who.owns(inode);
-    if set.mode.is_some() && !owns {
-        return Err(Errno::EPERM);
-    }
-    if set.uid.is_some_and(|uid| !(who.is_root() || owns && uid == inode.uid)) {
-        return Err(Errno::EPERM);
-    }
-    let may_give = |gid| who.is_root() || owns && (gid == inode.gid || who.is_in(gid));
-    if set.gid.is_some_and(|gid| !may_give(gid)) {
-        return Err(Errno::EPERM);
-    }
-    if set.size.is_some() {
-        if open { check_write_open(who, inode) } else { check(who, inode, access::WRITE) }?;
-    }
-    match (set.atime, set.mtime) {
-        (None, None) => Ok(()),
-        // A cut moves mtime anyway.
-        (None, Some(SetTime::Now)) if set.size.is_some() => Ok(()),
-        _ if owns => Ok(()),
-        (Some(SetTime::Now), Some(SetTime::Now)) => check(who, inode, access::WRITE),
-        _ => Err(Errno::EPERM),
-    }
 }
 
 /// The mode after chown(2), by anybody: a program must not run with another owner's rights.

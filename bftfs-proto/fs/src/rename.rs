@@ -7,7 +7,6 @@ use crate::inode::{Change, View};
 use crate::layout::{Dentry, Inode};
 use crate::names::check_subdirectory;
 use crate::operation::{Outcome, RenameMode, Reply, access};
-use crate::permissions;
 
 /// Directories that may be above one that a directory is moved to.
 const DEPTH_MAX: usize = 1 << 14;
@@ -37,13 +36,13 @@ impl View<'_> {
         from: &Spot<'_>,
         to: &Spot<'_>,
     ) -> Result<(), Errno> {
-        self.check_removal(&from.directory, inode)?;
+        self.check_removal((from.parent, &from.directory), inode)?;
         if !inode.is_directory() || from.parent == to.parent {
             return Ok(());
         }
         self.check_not_within(to.parent, dentry.ino)?;
         // Its `..` changes.
-        permissions::check(self.who, inode, access::WRITE)
+        self.check(dentry.ino, inode, access::WRITE)
     }
 
     /// EINVAL if `directory` is `above` or somewhere within it.
@@ -64,9 +63,9 @@ impl View<'_> {
     /// Whether a file of this kind may take the place of what is at `to`.
     fn check_replace(&self, kind: FileType, to: &Spot<'_>) -> Result<(), Errno> {
         let Some((_, victim)) = &to.there else {
-            return self.check_addition(&to.directory);
+            return self.check_addition(to.parent, &to.directory);
         };
-        self.check_removal(&to.directory, victim)?;
+        self.check_removal((to.parent, &to.directory), victim)?;
         match (kind == FileType::Directory, victim.is_directory()) {
             (true, false) => Err(Errno::ENOTDIR),
             (false, true) => Err(Errno::EISDIR),

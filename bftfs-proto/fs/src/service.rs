@@ -124,6 +124,8 @@ fn answer(view: View<'_>, operation: &Operation) -> Option<Outcome> {
         }
         Operation::Statfs => view.statfs(),
         Operation::Open { ino, mask, truncate: false } => view.open(ino, mask, false),
+        Operation::Getxattr { ino, ref name } => view.getxattr(ino, name),
+        Operation::Listxattr { ino } => view.listxattr(ino),
         _ => return None,
     })
 }
@@ -151,6 +153,10 @@ fn perform(change: &mut Change<'_>, operation: &Operation) -> Outcome {
             change.write(ino, offset, append, data)
         }
         Operation::Release { ref inos } => change.release(inos),
+        Operation::Setxattr { ino, ref name, ref value, mode } => {
+            change.setxattr(ino, name, value, mode)
+        }
+        Operation::Removexattr { ino, ref name } => change.removexattr(ino, name),
         Operation::Read { ino, length, .. } => look_and_touch(change, operation, ino, length > 0),
         Operation::Readlink { ino, .. } | Operation::Readdir { ino, .. } => {
             look_and_touch(change, operation, ino, true)
@@ -158,6 +164,8 @@ fn perform(change: &mut Change<'_>, operation: &Operation) -> Outcome {
         Operation::Lookup { .. }
         | Operation::Getattr { .. }
         | Operation::Access { .. }
+        | Operation::Getxattr { .. }
+        | Operation::Listxattr { .. }
         | Operation::Statfs => answer(change.view(), operation).expect("it changes nothing"),
     }
 }

@@ -2,7 +2,7 @@
 
 use bftfs_fs::{
     Call, Credentials, FileSystem, FileType, Ino, Operation, Outcome, ROOT, RenameMode, Reply,
-    SetAttributes, SetTime, Time, check, decode_outcome,
+    SetAttributes, SetTime, Time, XattrMode, check, decode_outcome, masked,
 };
 use bftfs_proto::config::RESULT_BYTES_MAX;
 use bftfs_proto::service::{Context, Service};
@@ -27,6 +27,20 @@ const NAMES: [&[u8]; 12] = [
     b"",
     b"x/y",
     b"nul\0",
+];
+/// Attributes: some of each namespace first, then those that are refused.
+const XATTRS: [&[u8]; 11] = [
+    b"system.posix_acl_access",
+    b"system.posix_acl_default",
+    b"security.capability",
+    b"user.a",
+    b"user.b",
+    b"trusted.a",
+    b"user.",
+    b"other.a",
+    b"",
+    b"user.nul\0",
+    &[b'n'; 256],
 ];
 /// Bytes of a block of the file system: edges are there.
 const BLOCK: u64 = 32 << 10;
@@ -152,7 +166,8 @@ fn place(pick: &mut Pick<'_>) -> u64 {
 }
 
 fn mode(pick: &mut Pick<'_>) -> u32 {
-    if pick.flip() { 0o777 } else { u32::from(pick.byte()) << 5 | u32::from(pick.byte()) }
+    let mode = u32::from(pick.byte()) << 5 | u32::from(pick.byte());
+    if pick.flip() { 0o777 } else { masked(mode, if pick.flip() { 0 } else { 0o022 }) }
 }
 
 fn set(pick: &mut Pick<'_>) -> SetAttributes {
@@ -189,7 +204,7 @@ fn kind(pick: &mut Pick<'_>) -> FileType {
 
 /// A well-formed operation on `known` inodes, which need not be one that may succeed.
 fn operation(pick: &mut Pick<'_>, known: &[Ino]) -> Operation {
-    match pick.below(20) {
+    match pick.below(22) {
         0..=9 => change(pick, known),
         10 => Operation::Null,
         11 => Operation::Lookup { parent: ino(pick, known), name: name(pick) },
@@ -211,12 +226,45 @@ fn operation(pick: &mut Pick<'_>, known: &[Ino]) -> Operation {
             let (mask, truncate) = (pick.byte() % 9, pick.flip());
             Operation::Open { ino: ino(pick, known), mask, truncate }
         }
-        _ => {
+        19 => {
             let most = if pick.rarely(16) { 1100 } else { 4 };
             let count = pick.index(most);
             Operation::Release { inos: (0..count).map(|_| ino(pick, known)).collect() }
         }
+        _ => attribute(pick, known),
     }
+}
+
+fn attribute(pick: &mut Pick<'_>, known: &[Ino]) -> Operation {
+    let (ino, name) = (ino(pick, known), Bytes::from_static(XATTRS[pick.index(XATTRS.len())]));
+    match pick.below(8) {
+        0 => Operation::Getxattr { ino, name },
+        1 => Operation::Listxattr { ino },
+        2 => Operation::Removexattr { ino, name },
+        kind => {
+            let value = match kind {
+                3..=5 => acl(pick),
+                _ if pick.rarely(16) => vec![0; 64 << 10],
+                _ => pick.bytes(64),
+            };
+            let modes = [XattrMode::Set, XattrMode::Create, XattrMode::Replace];
+            let mode = modes[pick.index(modes.len())];
+            Operation::Setxattr { ino, name, value: value.into(), mode }
+        }
+    }
+}
+
+/// An access control list: the entries that each has, and any.
+fn acl(pick: &mut Pick<'_>) -> Vec<u8> {
+    let mut acl = vec![2, 0, 0, 0];
+    for tag in [1, 4, 16, 32] {
+        acl.extend([tag, 0, pick.byte() % 8, 0, 0xff, 0xff, 0xff, 0xff]);
+    }
+    for _ in 0..pick.index(4) {
+        let tag = if pick.rarely(8) { pick.byte() } else { 2 << (2 * pick.below(2)) };
+        acl.extend([tag, 0, pick.byte() % 8, 0, pick.byte() % 3, 0, 0, 0]);
+    }
+    acl
 }
 
 fn change(pick: &mut Pick<'_>, known: &[Ino]) -> Operation {

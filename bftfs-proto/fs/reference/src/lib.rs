@@ -6,6 +6,7 @@
 //! replicas decided on.
 
 mod perform;
+mod xattr;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,6 +14,7 @@ use bftfs_fs::{
     Attributes, Credentials, Entry, Errno, FileType, Ino, Outcome, RenameMode, Reply, Time,
 };
 use bytes::Bytes;
+use xattr::{Acl, granted};
 
 const BLOCK: u64 = 32 * 1024;
 
@@ -27,6 +29,10 @@ struct File {
     names: BTreeMap<u64, (Bytes, u64)>,
     next_cookie: u64,
     parent: u64,
+    /// Extended attributes, but for ACLs.
+    attributes: BTreeMap<Bytes, Bytes>,
+    acl: Option<Acl>,
+    default_acl: Option<Acl>,
 }
 
 impl File {
@@ -41,7 +47,7 @@ impl File {
     fn held(&self) -> u64 {
         let blocks: usize = self.blocks.values().map(Vec::len).sum();
         let names: usize = self.names.values().map(|(name, _)| 64 + name.len()).sum();
-        (blocks + names + self.target.len()) as u64
+        (blocks + names + self.target.len() + self.held_by_xattrs()) as u64
     }
 
     fn resize(&mut self, size: u64) {
@@ -89,6 +95,8 @@ fn may(who: &Credentials, file: &File, mask: u8) -> Result<(), Errno> {
         if file.is_dir() || mode & 0o111 != 0 { 7 } else { 6 }
     } else if who.uid == file.stat.uid {
         mode / 0o100 % 8
+    } else if let Some(acl) = file.access_acl() {
+        return when(Errno::EACCES, !granted(&acl, who, file.stat.gid, mask));
     } else if in_group(who, file.stat.gid) {
         mode / 0o10 % 8
     } else {
@@ -293,6 +301,9 @@ impl Reference {
             names: BTreeMap::new(),
             next_cookie: 3,
             parent: dir,
+            attributes: BTreeMap::new(),
+            acl: None,
+            default_acl: None,
         };
         self.files.insert(ino, file);
         ino
@@ -306,8 +317,18 @@ impl Reference {
         target: &[u8],
     ) -> Outcome {
         self.find_free(at.who, dir, name)?;
-        self.room((64 + name.len() + target.len()) as u64, 1)?;
-        let ino = self.add_file(at, kind, u16::try_from(mode % 0o10000).unwrap(), rdev, dir.0);
+        let default = self.file(dir)?.default_acl.clone().filter(|_| kind != FileType::Symlink);
+        // What the umask took.
+        let masked = if default.is_some() { (mode >> 16) & 0o777 } else { 0 };
+        let mode = u16::try_from((mode | masked) % 0o10000).unwrap();
+        let mut after = self.clone();
+        let ino = after.add_file(at, kind, mode, rdev, dir.0);
+        if let Some(default) = default {
+            after.at(ino).inherit(&default);
+        }
+        let inherited = after.at(ino).held();
+        self.room((64 + name.len() + target.len()) as u64 + inherited, 1)?;
+        *self = after;
         let file = self.at(ino);
         file.target = Bytes::copy_from_slice(target);
         file.size = target.len() as u64;

@@ -58,6 +58,10 @@ impl Reference {
             Operation::Write { ino, offset, append, data } => {
                 self.write(at, *ino, (!append).then_some(*offset), data)
             }
+            Operation::Setxattr { ino, name, value, mode } => {
+                self.setxattr(at, *ino, (name, value), *mode)
+            }
+            Operation::Removexattr { ino, name } => self.removexattr(at, *ino, name),
             _ => self.look(at, operation),
         }
     }
@@ -105,6 +109,8 @@ impl Reference {
                 self.touch(*ino, at.now, *touch);
                 Ok(entries)
             }
+            Operation::Getxattr { ino, name } => self.getxattr(who, *ino, name),
+            Operation::Listxattr { ino } => self.listxattr(who, *ino),
             other => panic!("{other:?} does not only look"),
         }
     }
@@ -164,6 +170,7 @@ impl Reference {
         let file = self.at(ino);
         file.resize(size);
         file.stat.mtime = at.now;
+        file.lose_capability();
         if at.who.uid != 0 {
             strip_privileges(at.who, &mut file.stat);
         }
@@ -205,6 +212,9 @@ impl Reference {
 
         if let Some(size) = set.size {
             self.cut(at, ino.0, size);
+        }
+        if set.uid.is_some() || set.gid.is_some() {
+            self.at(ino.0).lose_capability();
         }
         let stat = &mut self.at(ino.0).stat;
         if (set.uid.is_some() || set.gid.is_some()) && stat.kind != FileType::Directory {
@@ -261,6 +271,7 @@ impl Reference {
             if at.who.uid != 0 {
                 strip_privileges(at.who, &mut after.stat);
             }
+            after.lose_capability();
             (after.stat.mtime, after.stat.ctime) = (at.now, at.now);
             self.files.insert(ino.0, after);
         }

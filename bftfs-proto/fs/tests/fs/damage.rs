@@ -2,7 +2,7 @@
 
 use bftfs_fs::{ROOT, check};
 
-use super::harness::{Host, create, mkdir, symlink, unlink_kept, write};
+use super::harness::{Host, acl_bytes, create, mkdir, setxattr, symlink, unlink_kept, write};
 
 /// A file system with something in every table.
 fn full() -> Host {
@@ -11,6 +11,9 @@ fn full() -> Host {
     let file = host.make(create(dir, "f", 0o644)).ino;
     host.make(write(file, 0, vec![1; 40_000]));
     host.make(symlink(ROOT, "l", "target"));
+    host.root(setxattr(dir, "user.a", "v")).expect("set");
+    let acl = acl_bytes(&[(1, 7, 0), (2, 7, 5), (4, 5, 0), (16, 7, 0), (32, 5, 0)]);
+    host.root(setxattr(file, "system.posix_acl_access", acl)).expect("set");
     host.make(create(ROOT, "o", 0o644));
     host.root(unlink_kept(ROOT, "o")).expect("removed");
     host
@@ -21,7 +24,7 @@ fn a_missing_key_is_found_whichever_it_is() {
     let host = full();
     let keys: Vec<Vec<u8>> = host.tree.prefix(&[]).map(|(key, _)| key.into()).collect();
     let tables: std::collections::BTreeSet<u8> = keys.iter().map(|key| key[0]).collect();
-    assert_eq!(tables, (1..=7).collect());
+    assert_eq!(tables, (1..=9).filter(|table| *table != 8).collect());
     for key in keys {
         let mut tree = host.tree.clone();
         tree.remove(&key);
@@ -66,6 +69,10 @@ fn keys_of_no_table_and_malformed_records_are_found() {
         (&[5; 17], &[]),
         (&[7; 16], &[]),
         (&[8; 10], &[]),
+        (&[9; 9], &[]),
+        (b"\x09\0\0\0\0\0\0\0\x01user.a", &[]),
+        (b"\x09\0\0\0\0\0\0\0\x63user.a", &[]),
+        (b"\x09\0\0\0\0\0\0\0\x03system.posix_acl_access", &[]),
     ] {
         let mut host = full();
         host.tree.insert(key, record);

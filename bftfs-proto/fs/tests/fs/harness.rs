@@ -2,7 +2,7 @@
 
 use bftfs_fs::{
     Attributes, Call, Credentials, Entry, Errno, FileSystem, FileType, Ino, Operation, Outcome,
-    RenameMode, Reply, SetAttributes, Statistics, Time, check, decode_outcome,
+    RenameMode, Reply, SetAttributes, Statistics, Time, XattrMode, check, decode_outcome,
 };
 use bftfs_proto::Tree;
 use bftfs_proto::service::{Context, Service};
@@ -222,4 +222,24 @@ pub(crate) fn chown(ino: Ino, uid: Option<u32>, gid: Option<u32>) -> Operation {
 
 pub(crate) fn truncate(ino: Ino, size: u64) -> Operation {
     setattr(ino, SetAttributes { size: Some(size), ..SetAttributes::default() })
+}
+
+pub(crate) fn setxattr(ino: Ino, at: &str, value: impl Into<Bytes>) -> Operation {
+    Operation::Setxattr { ino, name: name(at), value: value.into(), mode: XattrMode::Set }
+}
+
+pub(crate) fn getxattr(ino: Ino, at: &str) -> Operation {
+    Operation::Getxattr { ino, name: name(at) }
+}
+
+pub(crate) fn removexattr(ino: Ino, at: &str) -> Operation {
+    Operation::Removexattr { ino, name: name(at) }
+}
+
+/// An ACL as Linux encodes it, of entries with tag, permissions and id.
+pub(crate) fn acl_bytes(entries: &[(u16, u16, u32)]) -> Bytes {
+    let entry = |(tag, permissions, id): &(u16, u16, u32)| {
+        [&tag.to_le_bytes()[..], &permissions.to_le_bytes(), &id.to_le_bytes()].concat()
+    };
+    [vec![2, 0, 0, 0], entries.iter().flat_map(entry).collect()].concat().into()
 }

@@ -1,5 +1,6 @@
 //! The file service, tried from outside: calls go in as bytes and outcomes come out as bytes.
 
+mod acl;
 mod contents;
 mod damage;
 mod document;
@@ -8,3 +9,4 @@ mod keeping;
 mod model;
 mod names;
 mod rights;
+mod xattr;

@@ -2,7 +2,7 @@
 
 use bftfs_fs::{
     Call, Credentials, FileSystem, FileType, Ino, Operation, RenameMode, SetAttributes, SetTime,
-    Time,
+    Time, XattrMode, masked,
 };
 use bftfs_fs_reference::{Circumstances, Reference};
 use bftfs_proto::Tree;
@@ -13,10 +13,19 @@ use proptest::option::weighted;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::harness::{Host, root, user};
+use super::harness::{Host, acl_bytes, root, user};
 
 const CAPACITY_BYTES: u64 = 100_000;
 const CAPACITY_INODES: u64 = 9;
+/// Attributes that files get, mostly.
+const XATTRS: [&str; 6] = [
+    "user.a",
+    "user.b",
+    "trusted.a",
+    "security.capability",
+    "system.posix_acl_access",
+    "system.posix_acl_default",
+];
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -80,7 +89,11 @@ fn aim(operation: &mut Operation, model: &Reference) {
         Operation::Getattr { ino }
         | Operation::Access { ino, .. }
         | Operation::Open { ino, .. }
-        | Operation::Setattr { ino, .. } => choose(ino, &all),
+        | Operation::Setattr { ino, .. }
+        | Operation::Setxattr { ino, .. }
+        | Operation::Getxattr { ino, .. }
+        | Operation::Listxattr { ino }
+        | Operation::Removexattr { ino, .. } => choose(ino, &all),
         Operation::Release { inos } => inos.iter_mut().for_each(|ino| choose(ino, &all)),
         Operation::Null | Operation::Statfs => {}
     }
@@ -98,7 +111,8 @@ fn name() -> impl Strategy<Value = Bytes> {
 
 fn mode() -> impl Strategy<Value = u32> {
     let modes = [0o777, 0o755, 0o700, 0o1777, 0o2775, 0o4755, 0o6711, 0o2644, 0o640, 0, 0o107_511];
-    select(modes.to_vec())
+    let umask = prop_oneof![2 => Just(0), 1 => select(vec![0o022, 0o077])];
+    (select(modes.to_vec()), umask).prop_map(|(mode, umask)| masked(mode, umask))
 }
 
 fn offset() -> impl Strategy<Value = u64> {
@@ -234,8 +248,55 @@ fn changing() -> BoxedStrategy<Operation> {
     .boxed()
 }
 
+fn xattr() -> impl Strategy<Value = Bytes> {
+    let odd = ["", "user.", "system.else", "trusted.\0"].map(Bytes::from).to_vec();
+    let long = [255, 256].map(|len| Bytes::from([b"user.", &vec![b'x'; len - 5][..]].concat()));
+    prop_oneof![
+        10 => select(XATTRS.map(Bytes::from).to_vec()),
+        1 => select(odd),
+        1 => select(long.to_vec()),
+    ]
+}
+
+fn acl() -> impl Strategy<Value = Bytes> {
+    let id = || select(vec![1_u32, 2, 10, 30, u32::MAX]);
+    let any = (select(vec![1_u16, 2, 4, 8, 16, 32, 64]), 0..9_u16, id());
+    let named = vec((select(vec![2_u16, 8]), 0..8_u16, id()), 0..4);
+    let basic = (0..8_u16, 0..8_u16, 0..8_u16, weighted(0.8, 0..8_u16));
+    let entries = (basic, named, weighted(0.1, any)).prop_map(|(basic, named, any)| {
+        let (owner, group, others, mask) = basic;
+        let basic = [(1, Some(owner)), (4, Some(group)), (16, mask), (32, Some(others))];
+        let basic = basic.into_iter().filter_map(|(tag, bits)| Some((tag, bits?, u32::MAX)));
+        named.into_iter().chain(basic).chain(any).collect::<Vec<_>>()
+    });
+    let ordered = entries.prop_shuffle().prop_map(|entries| acl_bytes(&entries));
+    prop_oneof![20 => ordered, 1 => data()]
+}
+
+fn attributes() -> BoxedStrategy<Operation> {
+    let mode = || {
+        let modes = [XattrMode::Set, XattrMode::Set, XattrMode::Create, XattrMode::Replace];
+        select(modes.to_vec())
+    };
+    let length = prop_oneof![9 => 0..40_usize, 1 => select(vec![9_000, 65_536, 65_537])];
+    let value = (length, any::<u8>()).prop_map(|(length, byte)| Bytes::from(vec![byte; length]));
+    let acls = select(["system.posix_acl_access", "system.posix_acl_default"].to_vec());
+    prop_oneof![
+        4 => (ino(), xattr(), value, mode()).prop_map(|(ino, name, value, mode)| {
+            Operation::Setxattr { ino, name, value, mode }
+        }),
+        4 => (ino(), acls, acl(), mode()).prop_map(|(ino, name, value, mode)| {
+            Operation::Setxattr { ino, name: Bytes::from(name), value, mode }
+        }),
+        2 => (ino(), xattr()).prop_map(|(ino, name)| Operation::Getxattr { ino, name }),
+        1 => ino().prop_map(|ino| Operation::Listxattr { ino }),
+        2 => (ino(), xattr()).prop_map(|(ino, name)| Operation::Removexattr { ino, name }),
+    ]
+    .boxed()
+}
+
 fn step() -> impl Strategy<Value = Step> {
-    let operation = prop_oneof![2 => looking(), 4 => making(), 4 => changing()];
+    let operation = prop_oneof![2 => looking(), 4 => making(), 4 => changing(), 3 => attributes()];
     prop_oneof![
         30 => (anybody(), 1..3_u64, operation).prop_map(|(who, session, operation)| {
             Step::Call { who, session, operation }
@@ -253,10 +314,13 @@ fn compare(host: &mut Host, model: &mut Reference) {
             Operation::Getattr { ino },
             Operation::Read { ino, offset: 0, length: 80_000, touch: false },
             Operation::Readlink { ino, touch: false },
+            Operation::Listxattr { ino },
             Operation::Readdir { ino, cookie: 0, bytes_max: 1 << 20, plus: true, touch: false },
         ]
     };
-    let operations = model.inos(|_| true).into_iter().flat_map(looks).chain([Operation::Statfs]);
+    let values = |ino| XATTRS.map(|name| Operation::Getxattr { ino, name: name.into() });
+    let all = |ino| looks(ino).into_iter().chain(values(ino));
+    let operations = model.inos(|_| true).into_iter().flat_map(all).chain([Operation::Statfs]);
     for operation in operations {
         let now = host.now();
         let expected = model.perform(Circumstances { who: &who, session: 0, now }, &operation);

@@ -2,7 +2,7 @@
 
 use bftfs_fs::{
     Attributes, Call, Credentials, FileSystem, FileType, GROUPS_MAX, Ino, Operation, ROOT,
-    RenameMode, Reply, SetAttributes, SetTime, Time, decode_outcome, encode_outcome,
+    RenameMode, Reply, SetAttributes, SetTime, Time, XattrMode, decode_outcome, encode_outcome,
 };
 use bftfs_fs_reference::{Circumstances, Reference};
 use bftfs_proto::Tree;
@@ -23,6 +23,10 @@ const KNOWN_MAX: usize = 24;
 
 /// Bytes of a read whose result replicas keep in any case.
 const KEPT_MAX: usize = RESULT_CACHED_BYTES_MAX - 64;
+
+/// Attributes that files get.
+const XATTRS: [&str; 4] =
+    ["user.a", "security.capability", "system.posix_acl_access", "system.posix_acl_default"];
 
 /// Any operation on few files, so that clients meet.
 #[derive(Debug)]
@@ -168,11 +172,14 @@ impl Files {
                 Operation::Getattr { ino },
                 Operation::Read { ino, offset: 0, length: 1 << 20, touch: false },
                 Operation::Readlink { ino, touch: false },
+                Operation::Listxattr { ino },
                 Operation::Readdir { ino, cookie: 0, bytes_max: 1 << 20, plus: true, touch: false },
             ]
         };
+        let values = |ino| XATTRS.map(|name| Operation::Getxattr { ino, name: name.into() });
+        let all = |ino| looks(ino).into_iter().chain(values(ino));
         let inos = self.0.inos(|_| true).into_iter();
-        for operation in inos.flat_map(looks).chain([Operation::Statfs]) {
+        for operation in inos.flat_map(all).chain([Operation::Statfs]) {
             let call = Call { credentials: Credentials::default(), operation }.encode();
             let found = service.query(state, &nobody(), &call);
             let expected = self.query(&call);
@@ -202,10 +209,11 @@ struct Chooser<'a> {
 
 impl Chooser<'_> {
     fn operation(&mut self) -> Operation {
-        match self.rng.u8(0..10) {
+        match self.rng.u8(0..11) {
             0..3 => self.looking(),
             3..6 => self.making(),
             6..8 => self.contents(),
+            8 => self.attribute(),
             _ => self.changing(),
         }
     }
@@ -308,6 +316,34 @@ impl Chooser<'_> {
     fn contents(&mut self) -> Operation {
         let (ino, append) = (self.file(), self.rng.bool());
         Operation::Write { ino, offset: self.offset(), append, data: self.data() }
+    }
+
+    fn attribute(&mut self) -> Operation {
+        let ino = if self.rng.bool() { self.file() } else { self.dir() };
+        let name = XATTRS[self.rng.usize(0..XATTRS.len())];
+        match self.rng.u8(0..8) {
+            0 => Operation::Listxattr { ino },
+            1 => Operation::Getxattr { ino, name: name.into() },
+            2 => Operation::Removexattr { ino, name: name.into() },
+            kind => {
+                let acl = name.starts_with("system.");
+                let value = if acl { self.acl() } else { self.data() };
+                let value = value.slice(..value.len().min(KEPT_MAX));
+                let modes = [XattrMode::Create, XattrMode::Replace, XattrMode::Set];
+                let mode = modes[usize::from(kind % 4).min(2)];
+                Operation::Setxattr { ino, name: name.into(), value, mode }
+            }
+        }
+    }
+
+    /// An access control list with an entry for user 1 and one for group 30.
+    fn acl(&mut self) -> Bytes {
+        let mut acl = vec![2, 0, 0, 0];
+        for (tag, id) in [(1, 255), (2, 1), (4, 255), (8, 30), (16, 255), (32, 255)] {
+            let rest = if id == 255 { 255 } else { 0 };
+            acl.extend([tag, 0, self.rng.u8(0..8), 0, id, rest, rest, rest]);
+        }
+        acl.into()
     }
 
     fn changing(&mut self) -> Operation {

@@ -5,6 +5,7 @@ mod data;
 mod directories;
 mod names;
 mod permissions;
+mod xattr;
 
 use anyhow::Result;
 
