@@ -5,7 +5,8 @@
 //!
 //! | call | to the cluster |
 //! |---|---|
-//! | lookup, readlink, read, readdir | one, ordered in `strict`, a fast read in `ro-lookup` |
+//! | lookup | one, ordered in `strict`, otherwise a fast read |
+//! | readlink, read, readdir | the same; in `relatime`, when it moves atime, an ordered one more |
 //! | getattr, access, statfs, open | one fast read |
 //! | opendir | one fast read; in `ro-lookup` it fetches the first part of the listing too |
 //! | readdir of what was fetched already | none |

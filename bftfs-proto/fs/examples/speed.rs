@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use bftfs_fs::{
-    Call, Credentials, FileSystem, Ino, Operation, Outcome, ROOT, Reply, decode_outcome,
+    Call, Credentials, FileSystem, Ino, Operation, Outcome, ROOT, Reply, Touch, decode_outcome,
 };
 use bftfs_proto::Tree;
 use bftfs_proto::service::{Context, Service};
@@ -71,7 +71,7 @@ fn main() {
         cookie: 0,
         bytes_max: 1 << 20,
         plus: true,
-        touch: false,
+        touch: Touch::Never,
     });
     bench.measure("unlink", COUNT, |number| Operation::Unlink {
         parent: parent(number),
@@ -121,13 +121,13 @@ fn measure_contents(bench: &mut Bench) {
         ino: file(number),
         offset: 0,
         length: 4096,
-        touch: false,
+        touch: Touch::Never,
     });
     bench.measure("read 4 KiB, atime", COUNT, |number| Operation::Read {
         ino: file(number),
         offset: 0,
         length: 4096,
-        touch: true,
+        touch: Touch::Always,
     });
     bench.measure("write 128 KiB, append", 4000, |_| Operation::Write {
         ino: file(0),
@@ -139,6 +139,6 @@ fn measure_contents(bench: &mut Bench) {
         ino: file(0),
         offset: number << 17,
         length: 1 << 17,
-        touch: false,
+        touch: Touch::Never,
     });
 }

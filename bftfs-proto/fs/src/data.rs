@@ -16,12 +16,12 @@ use crate::permissions;
 struct Piece {
     index: u64,
     /// Where in the block.
-    start: usize,
-    length: usize,
+    pub(crate) start: usize,
+    pub(crate) length: usize,
 }
 
 impl Piece {
-    fn end(self) -> usize {
+    pub(crate) fn end(self) -> usize {
         self.start + self.length
     }
 }

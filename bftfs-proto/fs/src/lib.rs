@@ -27,7 +27,7 @@ pub use check::{Damage, check};
 pub use errno::Errno;
 pub use operation::{
     Call, Credentials, Entry, GROUPS_MAX, Malformed, Operation, Outcome, READ_BYTES_MAX,
-    READDIR_BYTES_MAX, RELEASES_MAX, RenameMode, Reply, SetAttributes, WRITE_BYTES_MAX, access,
-    decode_outcome, encode_outcome,
+    READDIR_BYTES_MAX, RELEASES_MAX, RenameMode, Reply, SetAttributes, Touch, WRITE_BYTES_MAX,
+    access, decode_outcome, encode_outcome,
 };
 pub use service::FileSystem;

@@ -61,7 +61,7 @@ pub struct Call {
 /// A file-system call. What each returns and why it may be refused is in POSIX and
 /// `docs/semantics.md`; any can be refused with [`Errno::EINVAL`] and [`Errno::ESTALE`].
 ///
-/// `touch` moves the time of last access, which makes an operation one that changes something.
+/// An operation that moves the time of last access changes something; [`Touch`] says whether it does.
 /// In `mode`, bits above `0o7777` are ignored; the caller's umask is applied already.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Operation {
@@ -91,7 +91,7 @@ pub enum Operation {
         /// Which symbolic link.
         ino: Ino,
         /// Whether its atime moves.
-        touch: bool,
+        touch: Touch,
     },
     /// Reads an open file. Gives [`Reply::Data`], short only at the end of the file.
     Read {
@@ -102,7 +102,7 @@ pub enum Operation {
         /// How many bytes, see [`READ_BYTES_MAX`].
         length: u32,
         /// Whether its atime moves, if `length` is not 0.
-        touch: bool,
+        touch: Touch,
     },
     /// Lists a directory. Gives [`Reply::Entries`].
     Readdir {
@@ -115,7 +115,7 @@ pub enum Operation {
         /// Whether attributes are wanted.
         plus: bool,
         /// Whether its atime moves.
-        touch: bool,
+        touch: Touch,
     },
     /// Gives [`Reply::Statistics`].
     Statfs,
@@ -252,6 +252,18 @@ pub enum Operation {
     },
 }
 
+/// Whether reading moves the time of last access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Touch {
+    /// It does not (`noatime`).
+    Never,
+    /// It does (`strictatime`).
+    Always,
+    /// Only if the file was not read since it changed, or not for 24 hours of agreed time: then
+    /// as in [`Self::Always`], otherwise as in [`Self::Never`] (`relatime`).
+    Relative,
+}
+
 /// What a rename does about a name that exists (renameat2(2)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RenameMode {
@@ -338,16 +350,28 @@ pub struct Entry {
 pub struct Malformed;
 
 impl Operation {
-    /// Whether the operation changes nothing, so that it need not be ordered.
+    /// Whether the operation changes nothing whatever the state is, so that it need not be
+    /// ordered. With [`Touch::Relative`] only the state tells.
     #[must_use]
     pub const fn is_read_only(&self) -> bool {
         match self {
             Self::Lookup { .. } | Self::Getattr { .. } | Self::Access { .. } | Self::Statfs => true,
             Self::Readlink { touch, .. }
             | Self::Read { touch, .. }
-            | Self::Readdir { touch, .. } => !*touch,
+            | Self::Readdir { touch, .. } => matches!(touch, Touch::Never),
             Self::Open { truncate, .. } => !*truncate,
             _ => false,
+        }
+    }
+
+    /// What it does about the time of last access.
+    #[must_use]
+    pub const fn touch(&self) -> Touch {
+        match self {
+            Self::Readlink { touch, .. }
+            | Self::Read { touch, .. }
+            | Self::Readdir { touch, .. } => *touch,
+            _ => Touch::Never,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use bftfs_fs::{
     Call, Credentials, FileSystem, FileType, Ino, Operation, Outcome, ROOT, RenameMode, Reply,
-    SetAttributes, SetTime, Time, check, decode_outcome,
+    SetAttributes, SetTime, Time, Touch, check, decode_outcome,
 };
 use bftfs_proto::config::RESULT_BYTES_MAX;
 use bftfs_proto::service::{Context, Service};
@@ -174,6 +174,10 @@ fn set(pick: &mut Pick<'_>) -> SetAttributes {
     set
 }
 
+fn touch(pick: &mut Pick<'_>) -> Touch {
+    [Touch::Never, Touch::Always, Touch::Relative][pick.index(3)]
+}
+
 fn kind(pick: &mut Pick<'_>) -> FileType {
     let kinds = [
         FileType::Regular,
@@ -195,16 +199,16 @@ fn operation(pick: &mut Pick<'_>, known: &[Ino]) -> Operation {
         11 => Operation::Lookup { parent: ino(pick, known), name: name(pick) },
         12 => Operation::Getattr { ino: ino(pick, known) },
         13 => Operation::Access { ino: ino(pick, known), mask: pick.byte() % 9 },
-        14 => Operation::Readlink { ino: ino(pick, known), touch: pick.flip() },
+        14 => Operation::Readlink { ino: ino(pick, known), touch: touch(pick) },
         15 => {
             let length = u32::try_from(pick.number(2 * BLOCK)).unwrap_or(u32::MAX);
             let (ino, offset) = (ino(pick, known), place(pick));
-            Operation::Read { ino, offset, length, touch: pick.flip() }
+            Operation::Read { ino, offset, length, touch: touch(pick) }
         }
         16 => {
             let bytes_max = u32::try_from(pick.number(4096)).unwrap_or(u32::MAX);
             let (ino, cookie, plus) = (ino(pick, known), pick.number(8), pick.flip());
-            Operation::Readdir { ino, cookie, bytes_max, plus, touch: pick.flip() }
+            Operation::Readdir { ino, cookie, bytes_max, plus, touch: touch(pick) }
         }
         17 => Operation::Statfs,
         18 => {
@@ -221,7 +225,7 @@ fn operation(pick: &mut Pick<'_>, known: &[Ino]) -> Operation {
 
 fn change(pick: &mut Pick<'_>, known: &[Ino]) -> Operation {
     let (parent, name, keep) = (ino(pick, known), name(pick), pick.flip());
-    match pick.below(10) {
+    match pick.below(13) {
         0 => {
             let (mode, mask, flags) = (mode(pick), pick.byte() % 9, pick.byte());
             let (exclusive, truncate) = (flags & 1 != 0, flags & 2 != 0);

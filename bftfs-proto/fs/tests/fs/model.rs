@@ -2,7 +2,7 @@
 
 use bftfs_fs::{
     Call, Credentials, FileSystem, FileType, Ino, Operation, RenameMode, SetAttributes, SetTime,
-    Time,
+    Time, Touch, encode_outcome,
 };
 use bftfs_fs_reference::{Circumstances, Reference};
 use bftfs_proto::Tree;
@@ -17,6 +17,7 @@ use super::harness::{Host, root, user};
 
 const CAPACITY_BYTES: u64 = 100_000;
 const CAPACITY_INODES: u64 = 9;
+const DAY_NANOS: u64 = 24 * 3600 * 1_000_000_000;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -29,6 +30,8 @@ enum Step {
     Close(u64),
     /// A checkpoint is taken, and nobody should notice.
     Seal,
+    /// A day goes by.
+    Day,
 }
 
 fn anybody() -> impl Strategy<Value = Credentials> {
@@ -150,7 +153,7 @@ fn kind() -> impl Strategy<Value = FileType> {
 }
 
 fn looking() -> BoxedStrategy<Operation> {
-    let touch = any::<bool>;
+    let touch = || select(vec![Touch::Never, Touch::Always, Touch::Relative, Touch::Relative]);
     let cookie = prop_oneof![Just(0), 0..20_u64];
     let room = prop_oneof![Just(4096_u32), 0..700_u32];
     prop_oneof![
@@ -160,12 +163,12 @@ fn looking() -> BoxedStrategy<Operation> {
         (ino(), offset(), 0..70_000_u32, touch()).prop_map(|(ino, offset, length, touch)| {
             Operation::Read { ino, offset, length, touch }
         }),
-        (ino(), cookie, room, touch(), touch()).prop_map(
+        (ino(), cookie, room, any::<bool>(), touch()).prop_map(
             |(ino, cookie, bytes_max, plus, touch)| {
                 Operation::Readdir { ino, cookie, bytes_max, plus, touch }
             }
         ),
-        (ino(), 0..9_u8, touch())
+        (ino(), 0..9_u8, any::<bool>())
             .prop_map(|(ino, mask, truncate)| { Operation::Open { ino, mask, truncate } }),
         Just(Operation::Statfs),
         Just(Operation::Null),
@@ -242,6 +245,7 @@ fn step() -> impl Strategy<Value = Step> {
         }),
         1 => (1..3_u64).prop_map(Step::Close),
         1 => Just(Step::Seal),
+        1 => Just(Step::Day),
     ]
 }
 
@@ -251,9 +255,15 @@ fn compare(host: &mut Host, model: &mut Reference) {
     let looks = |ino| {
         [
             Operation::Getattr { ino },
-            Operation::Read { ino, offset: 0, length: 80_000, touch: false },
-            Operation::Readlink { ino, touch: false },
-            Operation::Readdir { ino, cookie: 0, bytes_max: 1 << 20, plus: true, touch: false },
+            Operation::Read { ino, offset: 0, length: 80_000, touch: Touch::Never },
+            Operation::Readlink { ino, touch: Touch::Never },
+            Operation::Readdir {
+                ino,
+                cookie: 0,
+                bytes_max: 1 << 20,
+                plus: true,
+                touch: Touch::Never,
+            },
         ]
     };
     let operations = model.inos(|_| true).into_iter().flat_map(looks).chain([Operation::Statfs]);
@@ -283,6 +293,9 @@ proptest! {
                     other.session = SessionId(session);
                     let call = Call { credentials: who.clone(), operation };
                     other.execute(&call.encode());
+                    let at = Circumstances { who: &who, session, now: host.now() };
+                    let query = model.query(at, &call.operation).as_ref().map(encode_outcome);
+                    prop_assert_eq!(host.query(&call.encode()), query);
                     let Call { operation, .. } = call;
                     let found = host.call(&who, operation.clone());
                     let at = Circumstances { who: &who, session, now: host.now() };
@@ -294,6 +307,7 @@ proptest! {
                     model.close(session);
                 }
                 Step::Seal => drop(host.tree.seal()),
+                Step::Day => [&mut host, &mut other].iter_mut().for_each(|host| host.time += DAY_NANOS),
             }
             compare(&mut host, &mut model);
         }
@@ -327,7 +341,7 @@ proptest! {
     fn hostile_outcomes_are_refused_or_read(bytes in vec(any::<u8>(), 0..200)) {
         let bytes = Bytes::from(bytes);
         if let Ok(outcome) = bftfs_fs::decode_outcome(&bytes) {
-            let again = bftfs_fs::encode_outcome(&outcome);
+            let again = encode_outcome(&outcome);
             prop_assert_eq!(bftfs_fs::decode_outcome(&again), Ok(outcome));
         }
     }

@@ -1,6 +1,6 @@
 //! Directories: names, links, listing, renaming.
 
-use bftfs_fs::{Errno, FileType, Operation, ROOT, RenameMode, Reply};
+use bftfs_fs::{Errno, FileType, Operation, ROOT, RenameMode, Reply, Touch};
 use bytes::Bytes;
 
 use super::harness::{
@@ -125,7 +125,7 @@ fn a_symbolic_link_keeps_its_target() {
     let mut host = Host::new();
     let made = host.make(symlink(ROOT, "l", "../some where"));
     assert_eq!((made.kind, made.mode, made.size), (FileType::Symlink, 0o777, 13));
-    let readlink = |ino| Operation::Readlink { ino, touch: false };
+    let readlink = |ino| Operation::Readlink { ino, touch: Touch::Never };
     assert_eq!(host.root(readlink(made.ino)), Ok(Reply::Target("../some where".into())));
     assert_eq!(errno(host.root(readlink(ROOT))), Errno::EINVAL);
     assert_eq!(errno(host.root(symlink(ROOT, "m", ""))), Errno::ENOENT);
@@ -145,7 +145,7 @@ fn special_files_keep_their_device() {
     ] {
         let made = host.make(mknod(ROOT, &format!("{kind:?}"), kind));
         assert_eq!((made.kind, made.rdev), (kind, rdev));
-        let read = Operation::Read { ino: made.ino, offset: 0, length: 1, touch: false };
+        let read = Operation::Read { ino: made.ino, offset: 0, length: 1, touch: Touch::Never };
         assert_eq!(errno(host.root(read)), Errno::EINVAL);
     }
     let alice = user(1, 1, &[]);
