@@ -13,8 +13,8 @@ use crate::permissions;
 
 /// The part of a range of bytes that lies in one block.
 #[derive(Clone, Copy)]
-struct Piece {
-    index: u64,
+pub(crate) struct Piece {
+    pub(crate) index: u64,
     /// Where in the block.
     pub(crate) start: usize,
     pub(crate) length: usize,
@@ -27,7 +27,7 @@ impl Piece {
 }
 
 /// Cuts a range into what lies in each block.
-fn pieces(mut offset: u64, mut length: usize) -> impl Iterator<Item = Piece> {
+pub(crate) fn pieces(mut offset: u64, mut length: usize) -> impl Iterator<Item = Piece> {
     core::iter::from_fn(move || {
         let (index, start) = layout::place(offset);
         let piece = Piece { index, start, length: length.min(BLOCK_BYTES - start) };
@@ -57,7 +57,8 @@ impl View<'_> {
         Ok(Reply::Data(data.into()))
     }
 
-    fn block_len(&self, fork: u64, index: u64) -> usize {
+    /// Bytes that a block holds; 0 if it is missing.
+    pub(crate) fn block_len(&self, fork: u64, index: u64) -> usize {
         self.tree.entry(&layout::block_key(fork, index)).map_or(0, |block| block.len())
     }
 }
@@ -105,7 +106,8 @@ impl Change<'_> {
         }
     }
 
-    fn resize_held(&mut self, inode: &mut Inode, added: u64, removed: u64) {
+    /// Counts what blocks of a file hold more, and less, in the file and in the whole.
+    pub(crate) fn resize_held(&mut self, inode: &mut Inode, added: u64, removed: u64) {
         inode.held = inode.held + added - removed;
         if added != removed {
             self.edit_superblock(|superblock| {

@@ -53,4 +53,6 @@ errno! {
     ELOOP = 40, "too many levels";
     /// There is no such inode any more.
     ESTALE = 116, "stale file handle";
+    /// No data from there on to the end of the file, or beyond the end.
+    ENXIO = 6, "no such device or address";
 }

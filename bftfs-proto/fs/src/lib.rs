@@ -8,8 +8,10 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod allocate;
 mod attributes;
 mod check;
+mod copy;
 mod data;
 mod directory;
 mod errno;
@@ -20,14 +22,17 @@ mod names;
 mod operation;
 mod permissions;
 mod rename;
+mod seek;
 mod service;
 
+pub use allocate::Allocation;
 pub use attributes::{Attributes, FileType, Ino, ROOT, SetTime, Statistics, Time};
 pub use check::{Damage, check};
 pub use errno::Errno;
 pub use operation::{
-    Call, Credentials, Entry, GROUPS_MAX, Malformed, Operation, Outcome, READ_BYTES_MAX,
-    READDIR_BYTES_MAX, RELEASES_MAX, RenameMode, Reply, SetAttributes, Touch, WRITE_BYTES_MAX,
-    access, decode_outcome, encode_outcome,
+    COPY_BYTES_MAX, Call, Credentials, Entry, GROUPS_MAX, Malformed, Operation, Outcome,
+    READ_BYTES_MAX, READDIR_BYTES_MAX, RELEASES_MAX, RenameMode, Reply, SetAttributes, Touch,
+    WRITE_BYTES_MAX, access, decode_outcome, encode_outcome,
 };
+pub use seek::Sought;
 pub use service::FileSystem;

@@ -11,8 +11,10 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::allocate::Allocation;
 use crate::attributes::{Attributes, FileType, Ino, SetTime, Statistics};
 use crate::errno::Errno;
+use crate::seek::Sought;
 
 /// Most bytes of one [`Operation::Read`]; asking for more gets this many.
 pub const READ_BYTES_MAX: u32 = 1 << 20;
@@ -20,6 +22,8 @@ pub const READ_BYTES_MAX: u32 = 1 << 20;
 pub const WRITE_BYTES_MAX: usize = 1 << 20;
 /// Most bytes of one [`Operation::Readdir`]; asking for more gets this many.
 pub const READDIR_BYTES_MAX: u32 = 1 << 20;
+/// Most bytes of one [`Operation::Copy`]; asking for more gets this many.
+pub const COPY_BYTES_MAX: u64 = 1 << 20;
 /// Most supplementary groups of a caller; a call with more is refused.
 pub const GROUPS_MAX: usize = 1024;
 /// Most inodes in one [`Operation::Release`]; more are refused.
@@ -250,6 +254,45 @@ pub enum Operation {
         /// At most [`RELEASES_MAX`].
         inos: Vec<Ino>,
     },
+    /// Searches an open file for data or a hole (lseek(2)). Gives [`Reply::Found`], or
+    /// [`Reply::Reached`] if the search goes on from there; [`Errno::ENXIO`] if there is none.
+    Seek {
+        /// Which file.
+        ino: Ino,
+        /// From where on.
+        offset: u64,
+        /// What for.
+        sought: Sought,
+    },
+    /// Changes which bytes of an open file are holes (fallocate(2)). Gives [`Reply::Done`], or
+    /// [`Reply::Reached`] if the rest from there on is still to be done.
+    Allocate {
+        /// Which file.
+        ino: Ino,
+        /// From where on.
+        offset: u64,
+        /// How many bytes, not 0.
+        length: u64,
+        /// What becomes of them.
+        how: Allocation,
+    },
+    /// Copies contents of an open file to another, or within one (copy_file_range(2)). What was a
+    /// hole is one. Gives [`Reply::Written`] with how many bytes were copied, fewer at the end of
+    /// the file and of what one operation does.
+    Copy {
+        /// Where to read.
+        ino: Ino,
+        /// From where on.
+        offset: u64,
+        /// Where to write.
+        target: Ino,
+        /// From where on.
+        target_offset: u64,
+        /// How many bytes, see [`COPY_BYTES_MAX`].
+        length: u64,
+        /// Whether the atime of the file that is read moves, if anything is.
+        touch: Touch,
+    },
 }
 
 /// Whether reading moves the time of last access.
@@ -317,7 +360,7 @@ pub enum Reply {
     Statistics(Statistics),
     /// What was written.
     Written {
-        /// How many bytes: all.
+        /// How many bytes: all, but for [`Operation::Copy`].
         count: u32,
         /// The attributes that the file has now.
         attributes: Attributes,
@@ -327,6 +370,10 @@ pub enum Reply {
         /// The file that has no name left and is kept for this session; release it.
         kept: Option<Ino>,
     },
+    /// Where what was sought begins.
+    Found(u64),
+    /// How far one operation came: ask again from there.
+    Reached(u64),
 }
 
 /// One name in a directory.
@@ -355,7 +402,11 @@ impl Operation {
     #[must_use]
     pub const fn is_read_only(&self) -> bool {
         match self {
-            Self::Lookup { .. } | Self::Getattr { .. } | Self::Access { .. } | Self::Statfs => true,
+            Self::Lookup { .. }
+            | Self::Getattr { .. }
+            | Self::Access { .. }
+            | Self::Statfs
+            | Self::Seek { .. } => true,
             Self::Readlink { touch, .. }
             | Self::Read { touch, .. }
             | Self::Readdir { touch, .. } => matches!(touch, Touch::Never),
@@ -399,6 +450,9 @@ impl Operation {
             Self::Rename { .. } => "rename",
             Self::Write { .. } => "write",
             Self::Release { .. } => "release",
+            Self::Seek { .. } => "seek",
+            Self::Allocate { .. } => "allocate",
+            Self::Copy { .. } => "copy",
         }
     }
 }

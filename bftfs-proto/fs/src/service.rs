@@ -125,11 +125,11 @@ fn look(view: View<'_>, operation: &Operation, now: Time) -> Option<Outcome> {
 
 /// The file whose time of last access moves if the operation is not refused.
 fn accessed(view: View<'_>, operation: &Operation, now: Time) -> Option<Ino> {
-    let ino = match *operation {
-        Operation::Read { ino, length: 1.., .. }
-        | Operation::Readlink { ino, .. }
-        | Operation::Readdir { ino, .. } => ino,
-        _ => return None,
+    let (Operation::Read { ino, length: 1.., .. }
+    | Operation::Readlink { ino, .. }
+    | Operation::Readdir { ino, .. }) = *operation
+    else {
+        return None;
     };
     view.is_due(ino, operation.touch(), now).then_some(ino)
 }
@@ -146,6 +146,7 @@ fn answer(view: View<'_>, operation: &Operation) -> Option<Outcome> {
             view.readdir(ino, cookie, bytes_max, plus)
         }
         Operation::Statfs => view.statfs(),
+        Operation::Seek { ino, offset, sought } => view.seek(ino, offset, sought),
         Operation::Open { ino, mask, truncate: false } => view.open(ino, mask, false),
         _ => return None,
     })
@@ -174,7 +175,14 @@ fn perform(change: &mut Change<'_>, operation: &Operation) -> Outcome {
             change.write(ino, offset, append, data)
         }
         Operation::Release { ref inos } => change.release(inos),
+        Operation::Allocate { ino, offset, length, how } => {
+            change.fallocate(ino, offset, length, how)
+        }
+        Operation::Copy { ino, offset, target, target_offset, length, touch } => {
+            change.copy((ino, offset), (target, target_offset), length, touch)
+        }
         Operation::Lookup { .. }
+        | Operation::Seek { .. }
         | Operation::Read { .. }
         | Operation::Readlink { .. }
         | Operation::Readdir { .. }

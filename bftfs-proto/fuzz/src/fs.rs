@@ -1,8 +1,8 @@
 //! File operations, from clients that may send any bytes.
 
 use bftfs_fs::{
-    Call, Credentials, FileSystem, FileType, Ino, Operation, Outcome, ROOT, RenameMode, Reply,
-    SetAttributes, SetTime, Time, Touch, check, decode_outcome,
+    Allocation, Call, Credentials, FileSystem, FileType, Ino, Operation, Outcome, ROOT, RenameMode, Reply,
+    SetAttributes, SetTime, Sought, Time, Touch, check, decode_outcome,
 };
 use bftfs_proto::config::RESULT_BYTES_MAX;
 use bftfs_proto::service::{Context, Service};
@@ -252,6 +252,25 @@ fn change(pick: &mut Pick<'_>, known: &[Ino]) -> Operation {
             let (ino, offset, append) = (ino(pick, known), place(pick), pick.rarely(4));
             Operation::Write { ino, offset, append, data: data.into() }
         }
-        _ => Operation::Setattr { ino: ino(pick, known), set: set(pick), open: pick.flip() },
+        9 => Operation::Setattr { ino: ino(pick, known), set: set(pick), open: pick.flip() },
+        _ => ranges(pick, known),
+    }
+}
+
+/// Operations on parts of files.
+fn ranges(pick: &mut Pick<'_>, known: &[Ino]) -> Operation {
+    let (ino, offset, length) = (ino(pick, known), place(pick), place(pick));
+    match pick.below(4) {
+        0 => Operation::Seek { ino, offset, sought: [Sought::Data, Sought::Hole][pick.index(2)] },
+        1 | 2 => {
+            let keep_size = pick.flip();
+            let zero = Allocation::Zero { keep_size };
+            let how = [Allocation::Punch, zero, Allocation::Reserve { keep_size }][pick.index(3)];
+            Operation::Allocate { ino, offset, length, how }
+        }
+        _ => {
+            let (target, target_offset) = (self::ino(pick, known), place(pick));
+            Operation::Copy { ino, offset, target, target_offset, length, touch: touch(pick) }
+        }
     }
 }

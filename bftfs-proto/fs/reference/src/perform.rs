@@ -61,6 +61,12 @@ impl Reference {
             Operation::Write { ino, offset, append, data } => {
                 self.write(at, *ino, (!append).then_some(*offset), data)
             }
+            Operation::Allocate { ino, offset, length, how } => {
+                self.allocate(at, *ino, (*offset, *length), *how)
+            }
+            Operation::Copy { ino, offset, target, target_offset, length, touch } => {
+                self.copy(at, (*ino, *offset), (*target, *target_offset), *length, *touch)
+            }
             _ => self.look(at, operation),
         }
     }
@@ -96,6 +102,7 @@ impl Reference {
                 block_bytes: 32768,
                 name_bytes_max: 255,
             })),
+            Operation::Seek { ino, offset, sought } => self.seek(at, *ino, *offset, *sought),
             Operation::Read { ino, offset, length, touch } => {
                 let file = self.file(*ino)?;
                 readable(file)?;
@@ -157,7 +164,7 @@ impl Reference {
         self.settle(at, ino, keep)
     }
 
-    fn touch(&mut self, ino: Ino, now: Time, touch: Touch) {
+    pub(crate) fn touch(&mut self, ino: Ino, now: Time, touch: Touch) {
         if touch == Touch::Always || touch == Touch::Relative && self.is_due(ino, now) {
             self.at(ino.0).stat.atime = now;
         }

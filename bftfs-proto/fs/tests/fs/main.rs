@@ -7,4 +7,5 @@ mod harness;
 mod keeping;
 mod model;
 mod names;
+mod ranges;
 mod rights;

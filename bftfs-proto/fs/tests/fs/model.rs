@@ -1,8 +1,8 @@
 //! Random operations, on the file service and on the model of it.
 
 use bftfs_fs::{
-    Call, Credentials, FileSystem, FileType, Ino, Operation, RenameMode, SetAttributes, SetTime,
-    Time, Touch, encode_outcome,
+    Allocation, Call, Credentials, FileSystem, FileType, Ino, Operation, RenameMode, SetAttributes,
+    SetTime, Sought, Time, Touch, encode_outcome,
 };
 use bftfs_fs_reference::{Circumstances, Reference};
 use bftfs_proto::Tree;
@@ -79,7 +79,14 @@ fn aim(operation: &mut Operation, model: &Reference) {
         Operation::Readlink { ino, .. } => {
             choose(ino, &model.inos(|kind| kind == FileType::Symlink));
         }
-        Operation::Read { ino, .. } | Operation::Write { ino, .. } => choose(ino, &regular),
+        Operation::Read { ino, .. }
+        | Operation::Write { ino, .. }
+        | Operation::Seek { ino, .. }
+        | Operation::Allocate { ino, .. } => choose(ino, &regular),
+        Operation::Copy { ino, target, .. } => {
+            choose(ino, &regular);
+            choose(target, &regular);
+        }
         Operation::Getattr { ino }
         | Operation::Access { ino, .. }
         | Operation::Open { ino, .. }
@@ -237,8 +244,33 @@ fn changing() -> BoxedStrategy<Operation> {
     .boxed()
 }
 
+/// What is about parts of files.
+fn ranges() -> BoxedStrategy<Operation> {
+    let sought = select(vec![Sought::Data, Sought::Hole]);
+    let length =
+        || prop_oneof![4 => 0..100_000_u64, 2 => select(vec![1, 32768, 65536]), 1 => offset()];
+    let how = any::<bool>().prop_flat_map(|keep_size| {
+        let (reserve, zero) = (Allocation::Reserve { keep_size }, Allocation::Zero { keep_size });
+        select(vec![reserve, Allocation::Punch, Allocation::Punch, zero])
+    });
+    let touch = select(vec![Touch::Never, Touch::Always, Touch::Relative]);
+    prop_oneof![
+        (ino(), offset(), sought)
+            .prop_map(|(ino, offset, sought)| { Operation::Seek { ino, offset, sought } }),
+        (ino(), offset(), length(), how).prop_map(|(ino, offset, length, how)| {
+            Operation::Allocate { ino, offset, length, how }
+        }),
+        (ino(), offset(), ino(), offset(), length(), touch).prop_map(
+            |(ino, offset, target, target_offset, length, touch)| {
+                Operation::Copy { ino, offset, target, target_offset, length, touch }
+            }
+        ),
+    ]
+    .boxed()
+}
+
 fn step() -> impl Strategy<Value = Step> {
-    let operation = prop_oneof![2 => looking(), 4 => making(), 4 => changing()];
+    let operation = prop_oneof![2 => looking(), 4 => making(), 4 => changing(), 3 => ranges()];
     prop_oneof![
         30 => (anybody(), 1..3_u64, operation).prop_map(|(who, session, operation)| {
             Step::Call { who, session, operation }

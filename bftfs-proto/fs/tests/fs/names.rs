@@ -197,6 +197,52 @@ fn a_listing_is_bounded_and_tells_its_end() {
 }
 
 #[test]
+fn a_directory_of_100000_names_is_listed_while_it_changes() {
+    const NAMES: u64 = 100_000;
+    let mut host = Host::new();
+    host.checked = false;
+    let dir = host.make(mkdir(ROOT, "d", 0o755)).ino;
+    for count in 0..NAMES {
+        host.order(create(dir, &format!("f{count}"), 0o644)).expect("made");
+    }
+    // While it is read, one name goes and one comes for each part, before and behind the reader.
+    let (mut cookie, mut seen, mut gone) = (0, Vec::new(), Vec::new());
+    for part in 0.. {
+        let list = Operation::Readdir {
+            ino: dir,
+            cookie,
+            bytes_max: 64 << 10,
+            plus: false,
+            touch: Touch::Never,
+        };
+        let Ok(Reply::Entries { entries, end }) = host.order(list) else {
+            panic!("a part of the directory");
+        };
+        assert!(
+            entries.len() <= (64 << 10) / 32
+                && entries.windows(2).all(|e| e[0].cookie < e[1].cookie)
+        );
+        cookie = entries.last().map_or(cookie, |entry| entry.cookie);
+        seen.extend(entries.into_iter().map(|entry| entry.name));
+        if end {
+            break;
+        }
+        let victim = format!("f{}", part * 7919 % NAMES);
+        host.order(unlink(dir, &victim)).expect("removed");
+        host.order(create(dir, &format!("n{part}"), 0o644)).expect("made");
+        gone.push(Bytes::from(victim));
+    }
+    let distinct: std::collections::BTreeSet<Bytes> = seen.iter().cloned().collect();
+    assert_eq!(distinct.len(), seen.len(), "no name comes twice");
+    let stayed = (0..NAMES).map(|count| Bytes::from(format!("f{count}")));
+    for name in stayed.filter(|name| !gone.contains(name)) {
+        assert!(distinct.contains(&name), "{name:?} was there all along");
+    }
+    assert!(gone.len() > 40, "it changed {} times", gone.len());
+    assert_eq!(bftfs_fs::check(&host.tree), []);
+}
+
+#[test]
 fn the_longest_listing_fits_a_result() {
     let mut host = Host::new();
     host.checked = false;

@@ -1,8 +1,9 @@
 //! The file service under many clients, compared with the reference file system.
 
 use bftfs_fs::{
-    Attributes, Call, Credentials, FileSystem, FileType, GROUPS_MAX, Ino, Operation, ROOT,
-    RenameMode, Reply, SetAttributes, SetTime, Time, Touch, decode_outcome, encode_outcome,
+    Allocation, Attributes, Call, Credentials, FileSystem, FileType, GROUPS_MAX, Ino, Operation,
+    ROOT, RenameMode, Reply, SetAttributes, SetTime, Sought, Time, Touch, decode_outcome,
+    encode_outcome,
 };
 use bftfs_fs_reference::{Circumstances, Reference};
 use bftfs_proto::Tree;
@@ -329,6 +330,23 @@ impl Chooser<'_> {
 
     fn contents(&mut self) -> Operation {
         let (ino, append) = (self.file(), self.rng.bool());
+        let (offset, length) = (self.offset(), self.length().into());
+        let keep_size = self.rng.bool();
+        match self.rng.u8(0..12) {
+            0 => return Operation::Seek { ino, offset, sought: Sought::Data },
+            1 => return Operation::Seek { ino, offset, sought: Sought::Hole },
+            2 => return Operation::Allocate { ino, offset, length, how: Allocation::Punch },
+            3 => {
+                let how = Allocation::Zero { keep_size };
+                return Operation::Allocate { ino, offset, length, how };
+            }
+            4 | 5 => {
+                let (target, target_offset) = (self.file(), self.offset());
+                let touch = Touch::Relative;
+                return Operation::Copy { ino, offset, target, target_offset, length, touch };
+            }
+            _ => {}
+        }
         Operation::Write { ino, offset: self.offset(), append, data: self.data() }
     }
 
