@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 
 use bftfs_mount::volume::Mode;
-use rustix::fs::Access;
+use rustix::fs::{Access, FallocateFlags, SeekFrom, copy_file_range};
 use serde_json::Value;
 
 use crate::double::Double;
@@ -52,6 +52,9 @@ const COSTS: &[Cost] = &[
     cost("read", |_, f| { f.read_at(&mut [0; 4096], 0).expect("read"); }, "read", (1, 0), (0, 1)),
     cost("open, fstat, read to the end, close", |m, _| { fs::read(m.at("f")).expect("read"); }, "getattr lookup open read", (3, 2), (0, 5)),
     cost("write", |_, f| { f.write_at(&[0; 4096], 0).expect("write"); }, "write", (1, 0), (1, 0)),
+    cost("lseek to data", |_, f| { rustix::fs::seek(f, SeekFrom::Data(0)).expect("lseek"); }, "lseek", (0, 1), (0, 1)),
+    cost("fallocate", |_, f| rustix::fs::fallocate(f, FallocateFlags::KEEP_SIZE, 0, 9).expect("fallocate"), "fallocate", (1, 0), (1, 0)),
+    cost("copy_file_range", |_, f| { copy_file_range(f, Some(&mut 0), f, Some(&mut 50_000), 9).expect("copy"); }, "copy_file_range", (1, 0), (1, 0)),
     cost("fsync", |_, f| f.sync_all().expect("fsync"), "fsync", (0, 0), (0, 0)),
     cost("create, close", |m, _| { File::create(m.at("new")).expect("create"); }, "create lookup", (2, 0), (1, 1)),
     cost("open and truncate", |m, _| { File::create(m.at("new")).expect("open"); }, "lookup open", (2, 0), (1, 1)),

@@ -4,5 +4,6 @@ mod costs;
 mod double;
 mod kernel;
 mod mounted;
+mod ranges;
 mod script;
 mod volume;
