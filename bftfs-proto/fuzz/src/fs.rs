@@ -1,8 +1,8 @@
 //! File operations, from clients that may send any bytes.
 
 use bftfs_fs::{
-    Allocation, Call, Credentials, FileSystem, FileType, Ino, Operation, Outcome, ROOT, RenameMode, Reply,
-    SetAttributes, SetTime, Sought, Time, Touch, check, decode_outcome,
+    Allocation, Call, Credentials, FileSystem, FileType, Ino, Operation, Outcome, ROOT, RenameMode,
+    Reply, SetAttributes, SetTime, Sought, Time, Touch, check, decode_outcome,
 };
 use bftfs_proto::config::RESULT_BYTES_MAX;
 use bftfs_proto::service::{Context, Service};
