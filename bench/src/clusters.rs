@@ -41,8 +41,10 @@ impl ClusterColumn {
         };
         let (replicas, mode) = match base {
             "strict" => (4, Mode::Strict),
+            "relatime" => (4, Mode::Relatime),
             "ro-lookup" => (4, Mode::RoLookup),
             BFS_NR | "nr-strict" => (1, Mode::Strict),
+            "nr-relatime" => (1, Mode::Relatime),
             "nr-ro-lookup" => (1, Mode::RoLookup),
             _ => return None,
         };
@@ -218,7 +220,7 @@ mod tests {
 
     #[test]
     fn names_and_columns_are_one_to_one() {
-        let bases = ["strict", "ro-lookup", "nr", "nr-ro-lookup"];
+        let bases = ["strict", "relatime", "ro-lookup", "nr", "nr-relatime", "nr-ro-lookup"];
         let names = bases.into_iter().flat_map(|b| [b.to_owned(), format!("{b}{REPLICATED}")]);
         for name in names {
             let column = ClusterColumn::parse(&name).expect("a column");

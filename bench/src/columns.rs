@@ -25,8 +25,9 @@ pub(crate) struct Chosen {
     /// Processes that serve the target NAME, for CPU accounting
     #[arg(long = "pids", value_name = "NAME=PID,PID", value_parser = pair)]
     pids: Vec<(String, String)>,
-    /// Own columns: strict, ro-lookup, nr, nr-ro-lookup, each also with -replicated (no fsync
-    /// before votes), ext4, passthrough and passthrough-direct (past the page cache)
+    /// Own columns: strict, relatime, ro-lookup, nr, nr-relatime, nr-ro-lookup, each also with
+    /// -replicated (no fsync before votes), ext4, passthrough and passthrough-direct (past the page
+    /// cache)
     #[arg(
         long,
         value_name = "NAME,NAME",

@@ -24,12 +24,13 @@ pub struct Cli {
     /// This client's private key.
     #[arg(long, value_name = "FILE")]
     pub key: PathBuf,
-    /// How reads are carried out; `-o strictatime` and `-o noatime` say the same.
+    /// How reads are carried out; `-o strictatime`, `-o relatime` and `-o noatime` say the same.
+    /// Without any of them it is relatime.
     #[arg(long, value_enum)]
     pub mode: Option<ModeArgument>,
     /// Mount options: allow_other, default_permissions, ro, rw, dev, nodev, suid, nosuid, exec,
-    /// noexec, rdirplus, nordirplus, strictatime, noatime, fsname=NAME, subtype=NAME. See mount(8),
-    /// mount.fuse3(8) and nfs(5).
+    /// noexec, rdirplus, nordirplus, strictatime, relatime, noatime, fsname=NAME, subtype=NAME. See
+    /// mount(8), mount.fuse3(8) and nfs(5).
     #[arg(short = 'o', value_name = "OPTION,…", value_delimiter = ',')]
     pub options: Vec<String>,
     /// Return when the file system answers, and serve it from the background.
@@ -59,6 +60,9 @@ pub struct Cli {
 pub enum ModeArgument {
     /// Lookups and reads are ordered among all operations; reads move atime, as POSIX says.
     Strict,
+    /// A quorum answers lookups and reads without ordering; but the first read after a change, and
+    /// one a day, moves atime, as Linux does it.
+    Relatime,
     /// Lookups and reads change nothing: a quorum answers them without ordering; atime stays.
     RoLookup,
 }
@@ -67,6 +71,7 @@ impl From<ModeArgument> for Mode {
     fn from(argument: ModeArgument) -> Self {
         match argument {
             ModeArgument::Strict => Self::Strict,
+            ModeArgument::Relatime => Self::Relatime,
             ModeArgument::RoLookup => Self::RoLookup,
         }
     }
@@ -78,9 +83,6 @@ pub enum UsageError {
     /// An option after `-o` is wrong.
     #[error(transparent)]
     Option(#[from] OptionsError),
-    /// Neither `--mode` nor an option that implies it.
-    #[error("say how reads are to be carried out: --mode strict or --mode ro-lookup")]
-    NoMode,
     /// `--mode` says one thing and `-o` another.
     #[error("--mode {0} and -o {1} contradict each other: give one of them")]
     TwoModes(Mode, &'static str),
@@ -90,16 +92,15 @@ impl Cli {
     /// Reads `-o` and settles the mode.
     ///
     /// # Errors
-    /// Unknown or contradicting options, or no mode.
+    /// Unknown or contradicting options.
     pub fn settle(&self) -> Result<(Mode, Options), UsageError> {
         let options = Options::parse(self.options.iter().map(String::as_str))?;
         let asked = self.mode.map(Mode::from);
         match (asked, options.mode) {
-            (None, None) => Err(UsageError::NoMode),
             (Some(mode), Some(other)) if mode != other => {
                 Err(UsageError::TwoModes(mode, other.option()))
             }
-            (Some(mode), _) | (None, Some(mode)) => Ok((mode, options)),
+            (asked, implied) => Ok((asked.or(implied).unwrap_or_default(), options)),
         }
     }
 }
@@ -128,7 +129,8 @@ mod tests {
         assert_eq!(settle(&["--mode", "strict"]).expect("mode"), Mode::Strict);
         assert_eq!(settle(&["-o", "ro,noatime"]).expect("mode"), Mode::RoLookup);
         assert_eq!(settle(&["--mode", "ro-lookup", "-o", "noatime"]).expect("m"), Mode::RoLookup);
-        assert!(matches!(settle(&[]), Err(UsageError::NoMode)));
+        assert_eq!(settle(&["--mode", "relatime"]).expect("mode"), Mode::Relatime);
+        assert_eq!(settle(&["-o", "ro"]).expect("mode"), Mode::Relatime, "as on Linux");
         let both = settle(&["--mode", "strict", "-o", "noatime"]).expect_err("contradiction");
         assert!(both.to_string().contains("--mode strict and -o noatime"), "{both}");
     }

@@ -1,9 +1,9 @@
 //! The kernel's side: turns its requests into calls of the [`Volume`], and answers into replies.
 //!
 //! Nothing waits here: each call is handed on with the reply object and the thread fetches the
-//! next request. What is not here (locks, fallocate, copy_file_range, …) is refused with ENOSYS,
-//! which the kernel remembers and turns into its own fallback: locks among the processes of this
-//! machine only, EOPNOTSUPP for fallocate, plain copying.
+//! next request. What is not here (locks, files without a name, …) is refused with ENOSYS, which
+//! the kernel remembers and turns into its own fallback: locks among the processes of this machine
+//! only, EOPNOTSUPP for `O_TMPFILE`.
 
 mod convert;
 
@@ -18,10 +18,10 @@ use std::time::{Duration, Instant, SystemTime};
 use bftfs_fs::{Attributes, masked};
 use bytes::Bytes;
 use fuser::{
-    AccessFlags, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tracing::debug;
 
@@ -531,5 +531,64 @@ impl<C: Cluster> Filesystem for Fuse<C> {
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let then = self.empty(Kind::Removexattr, reply);
         self.volume.removexattr(process(request), ino.0, name.as_bytes(), then);
+    }
+    fn lseek(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let then = self.then(Kind::Lseek, move |result: Result<u64, _>| match result {
+            Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
+            Err(errno) => reply.error(errno),
+        });
+        match convert::seek(offset, whence) {
+            Ok((offset, sought)) => self.volume.seek(handle.0, offset, sought, then),
+            Err(error) => then(Err(error)),
+        }
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let then = self.empty(Kind::Fallocate, reply);
+        match convert::allocation(mode) {
+            Ok(how) => self.volume.allocate(handle.0, offset, length, how, then),
+            Err(error) => then(Err(error)),
+        }
+    }
+
+    fn copy_file_range(
+        &self,
+        _request: &Request,
+        _ino_in: INodeNo,
+        handle_in: FileHandle,
+        offset_in: u64,
+        _ino_out: INodeNo,
+        handle_out: FileHandle,
+        offset_out: u64,
+        length: u64,
+        flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let then = self.then(Kind::CopyFileRange, move |result| match result {
+            Ok(copied) => reply.written(copied),
+            Err(errno) => reply.error(errno),
+        });
+        if flags.bits() != 0 {
+            return then(Err(Error::INVAL));
+        }
+        let (from, to) = ((handle_in.0, offset_in), (handle_out.0, offset_out));
+        self.volume.copy(from, to, length, then);
     }
 }

@@ -1,5 +1,6 @@
 //! Mount options: what mount(8) and mount.fuse3(8) call `-o`.
 
+use bftfs_fs::Touch;
 use fuser::{Config, MountOption, SessionACL};
 use rustix::mount::MountFlags;
 
@@ -22,7 +23,7 @@ pub struct Options {
     pub exec: bool,
     /// Listings bring the attributes of what they list (nfs(5) calls it so).
     pub rdirplus: bool,
-    /// The mode that `strictatime` or `noatime` asks for.
+    /// The mode that `strictatime`, `relatime` or `noatime` asks for.
     pub mode: Option<Mode>,
     /// The name of the source in the mount table.
     pub fsname: String,
@@ -36,15 +37,16 @@ pub enum OptionsError {
     /// Not an option of this file system.
     #[error(
         "-o {0}: unknown option. Known are allow_other, default_permissions, ro, rw, dev, nodev, \
-         suid, nosuid, exec, noexec, rdirplus, nordirplus, strictatime, noatime, fsname=NAME, subtype=NAME"
+         suid, nosuid, exec, noexec, rdirplus, nordirplus, strictatime, relatime, noatime, \
+         fsname=NAME, subtype=NAME"
     )]
     Unknown(String),
     /// An option without the value that it needs, or with a comma or line end in it.
     #[error("-o {0}: it needs a value without commas, backslashes and control characters")]
     Value(String),
-    /// Both `strictatime` and `noatime`.
-    #[error("-o strictatime and -o noatime contradict each other: give one of them")]
-    TwoModes,
+    /// Two of `strictatime`, `relatime` and `noatime`.
+    #[error("-o {0} and -o {1} contradict each other: give one of them")]
+    TwoModes(&'static str, &'static str),
 }
 
 impl Default for Options {
@@ -92,6 +94,7 @@ impl Options {
             "rdirplus" => self.rdirplus = true,
             "nordirplus" => self.rdirplus = false,
             "strictatime" => self.set_mode(Mode::Strict)?,
+            "relatime" => self.set_mode(Mode::Relatime)?,
             "noatime" => self.set_mode(Mode::RoLookup)?,
             // For other readers of /etc/fstab.
             "" | "_netdev" | "nofail" | "user" | "users" | "auto" | "noauto" | "defaults" => {}
@@ -116,21 +119,21 @@ impl Options {
     }
 
     fn set_mode(&mut self, mode: Mode) -> Result<(), OptionsError> {
-        if self.mode.replace(mode).is_some_and(|other| other != mode) {
-            return Err(OptionsError::TwoModes);
+        match self.mode.replace(mode) {
+            Some(other) if other != mode => {
+                Err(OptionsError::TwoModes(other.option(), mode.option()))
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// How the volume is to be read.
     #[must_use]
     pub fn policy(&self, mode: Mode) -> Policy {
-        Policy {
-            mode,
-            touch: Policy::from(mode).touch && !self.read_only,
-            plus: self.rdirplus,
-            kernel_checks: self.default_permissions,
-        }
+        let policy = Policy::from(mode);
+        let touch = if self.read_only { Touch::Never } else { policy.touch };
+        let (plus, kernel_checks) = (self.rdirplus, self.default_permissions);
+        Policy { touch, plus, kernel_checks, ..policy }
     }
 
     /// The same for fuser. A mount without atime updates says so to the kernel.
@@ -208,7 +211,8 @@ mod tests {
         for wrong in ["fsname", "fsname=", "subtype=a\\b", "fsname=a\nb"] {
             assert_eq!(Options::parse([wrong]), Err(OptionsError::Value(wrong.to_owned())));
         }
-        assert_eq!(Options::parse(["noatime", "strictatime"]), Err(OptionsError::TwoModes));
+        let two = Options::parse(["noatime", "relatime"]);
+        assert_eq!(two, Err(OptionsError::TwoModes("noatime", "relatime")));
     }
 
     #[test]
@@ -231,6 +235,8 @@ mod tests {
             options.data(7, 1, 2),
             "fd=7,rootmode=40000,user_id=1,group_id=2,default_permissions"
         );
-        assert!(!options.to_fuser(Mode::Strict).mount_options.contains(&MountOption::NoAtime));
+        for mode in [Mode::Strict, Mode::Relatime] {
+            assert!(!options.to_fuser(mode).mount_options.contains(&MountOption::NoAtime));
+        }
     }
 }

@@ -5,8 +5,11 @@
 //!
 //! | call | to the cluster |
 //! |---|---|
-//! | lookup, readlink, read, readdir | one, ordered in `strict`, a fast read in `ro-lookup` |
+//! | lookup | one, ordered in `strict`, otherwise a fast read |
+//! | readlink, read, readdir | the same; in `relatime`, when it moves atime, an ordered one more |
 //! | getattr, access, statfs, open, getxattr, listxattr | one fast read |
+//! | seek for data | one fast read; for a hole one for each 64 MiB of data before it |
+//! | allocate, copy | one ordered; one more for each 256 blocks that are punched |
 //! | opendir | one fast read; in `ro-lookup` it fetches the first part of the listing too |
 //! | readdir of what was fetched already | none |
 //! | flush, release, fsync, fsyncdir | none |
@@ -26,6 +29,7 @@ mod gate;
 mod handles;
 mod mode;
 mod names;
+mod ranges;
 mod wire;
 mod xattr;
 

@@ -29,10 +29,10 @@ fn wrong_usage_is_status_1() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let here = directory.path();
     refused(&["--mode", "strict"], here, 1, "MOUNTPOINT");
-    refused(&["."], here, 1, "--mode strict or --mode ro-lookup");
-    refused(&["--mode", "fast", "."], here, 1, "ro-lookup");
+    refused(&["--mode", "fast", "."], here, 1, "strict, relatime, ro-lookup");
     refused(&["--mode", "strict", "-o", "ro,direct_io", "."], here, 1, "-o direct_io: unknown");
     refused(&["--mode", "strict", "-o", "noatime", "."], here, 1, "contradict");
+    refused(&["-o", "relatime,noatime", "."], here, 1, "-o relatime and -o noatime contradict");
     refused(&["--mode", "strict", "--timeout", "0s", "."], here, 1, "between");
 }
 

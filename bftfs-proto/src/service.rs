@@ -29,7 +29,8 @@ pub trait Service {
     fn execute(&self, state: &mut Tree, context: &Context, operation: &Bytes) -> Bytes;
 
     /// Answers an operation that changes nothing; `None` if this one would change something.
-    /// The replica decides this from the operation, whatever the client claims (OSDI'99, 5.1).
+    /// The replica decides this from the operation and the state, whatever the client claims
+    /// (OSDI'99, 5.1).
     fn query(&self, state: &Tree, context: &Context, operation: &Bytes) -> Option<Bytes>;
 
     /// A session ended: lets go of all that it held.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use bftfs_dev::DevCluster;
-use bftfs_fs::{Call, Credentials, Ino, Operation, Reply, access, decode_outcome};
+use bftfs_fs::{Call, Credentials, Ino, Operation, Reply, Touch, access, decode_outcome};
 use bftfs_net::ClientHandle;
 use bftfs_proto::client::How;
 
@@ -80,7 +80,7 @@ impl Client {
     /// The beginning of a file; takes no number.
     pub(super) fn read(&self, ino: Ino, length: usize) -> Result<Vec<u8>> {
         let length = u32::try_from(length)?;
-        let operation = Operation::Read { ino, offset: 0, length, touch: false };
+        let operation = Operation::Read { ino, offset: 0, length, touch: Touch::Never };
         match self.ask(operation, How::Read)? {
             Reply::Data(data) => Ok(data.to_vec()),
             other => unexpected(&other),

@@ -4,12 +4,15 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bftfs_fs::{Attributes, Entry, SetAttributes, SetTime, Statistics, Time, XattrMode, access};
+use bftfs_fs::{
+    Allocation, Attributes, Entry, SetAttributes, SetTime, Sought, Statistics, Time, XattrMode,
+    access,
+};
 use fuser::{
     AccessFlags, Errno, FileAttr, FileType, INodeNo, OpenAccMode, OpenFlags, ReplyDirectory,
     ReplyDirectoryPlus, ReplyStatfs, ReplyXattr, TimeOrNow, WriteFlags,
 };
-use rustix::fs::{OFlags, XattrFlags};
+use rustix::fs::{FallocateFlags, OFlags, XattrFlags};
 
 use super::{GENERATION, TTL};
 use crate::volume::{Error, OpenHow, Place};
@@ -124,6 +127,33 @@ pub(super) fn open_how(open: OpenFlags) -> OpenHow {
     }
 }
 
+/// What lseek(2) is to look for, and from where on. The kernel moves to other places by itself.
+pub(super) fn seek(offset: i64, whence: i32) -> Result<(u64, Sought), Error> {
+    /// `SEEK_DATA` and `SEEK_HOLE` of lseek(2).
+    const DATA: i32 = 3;
+    const HOLE: i32 = 4;
+    let sought = match whence {
+        DATA => Sought::Data,
+        HOLE => Sought::Hole,
+        _ => return Err(Error::INVAL),
+    };
+    let offset = u64::try_from(offset).map_err(|_| Error::NXIO)?;
+    Ok((offset, sought))
+}
+
+/// What the mode of fallocate(2) asks for.
+pub(super) fn allocation(mode: i32) -> Result<Allocation, Error> {
+    let flags = FallocateFlags::from_bits_retain(mode.cast_unsigned());
+    let keep_size = flags.contains(FallocateFlags::KEEP_SIZE);
+    let kind = flags.difference(FallocateFlags::KEEP_SIZE);
+    match (kind, keep_size) {
+        (kind, _) if kind.is_empty() => Ok(Allocation::Reserve { keep_size }),
+        (FallocateFlags::PUNCH_HOLE, true) => Ok(Allocation::Punch),
+        (FallocateFlags::ZERO_RANGE, _) => Ok(Allocation::Zero { keep_size }),
+        _ => Err(Error::OPNOTSUPP),
+    }
+}
+
 /// Where a write goes. What comes from the page cache (a shared mapping) goes where it was.
 pub(super) fn place(offset: u64, open: OpenFlags, write: WriteFlags) -> Place {
     let mapped = write.contains(WriteFlags::FUSE_WRITE_CACHE);
@@ -207,6 +237,27 @@ mod tests {
             let span = Duration::new(sec.unsigned_abs(), nsec);
             let handed = if sec < 0 { UNIX_EPOCH - span } else { UNIX_EPOCH + span };
             assert_eq!(time(handed), ours);
+        }
+    }
+
+    #[test]
+    fn other_seeks_and_allocations_are_refused() {
+        assert_eq!(seek(5, 3), Ok((5, Sought::Data)));
+        assert_eq!(seek(5, 4), Ok((5, Sought::Hole)));
+        assert_eq!(seek(-1, 4), Err(Error::NXIO));
+        assert_eq!(seek(5, 0), Err(Error::INVAL));
+        // fallocate(2): KEEP_SIZE 1, PUNCH_HOLE 2, COLLAPSE 8, ZERO 16, INSERT 32, UNSHARE 64.
+        for (mode, expected) in [
+            (0, Ok(Allocation::Reserve { keep_size: false })),
+            (1, Ok(Allocation::Reserve { keep_size: true })),
+            (3, Ok(Allocation::Punch)),
+            (16, Ok(Allocation::Zero { keep_size: false })),
+            (17, Ok(Allocation::Zero { keep_size: true })),
+        ] {
+            assert_eq!(allocation(mode), expected);
+        }
+        for mode in [2, 8, 18, 19, 32, 64, -1] {
+            assert_eq!(allocation(mode), Err(Error::OPNOTSUPP), "{mode}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use bftfs_fs::Touch;
 use bftfs_proto::client::How;
 
 /// How a mount reads: its mode and what mount options make of it.
@@ -9,8 +10,8 @@ use bftfs_proto::client::How;
 pub struct Policy {
     /// Ordered or not.
     pub mode: Mode,
-    /// Whether reading moves atime. Only in [`Mode::Strict`], and not in a read-only mount.
-    pub touch: bool,
+    /// Whether reading moves atime. As the mode says, but never in a read-only mount.
+    pub touch: Touch,
     /// Whether listings bring the attributes of what they list (`READDIRPLUS`).
     pub plus: bool,
     /// Whether the kernel checks permissions too, and so asks for ACLs (`FUSE_POSIX_ACL`).
@@ -19,26 +20,36 @@ pub struct Policy {
 
 impl From<Mode> for Policy {
     fn from(mode: Mode) -> Self {
-        Self { mode, touch: mode == Mode::Strict, plus: false, kernel_checks: false }
+        let touch = match mode {
+            Mode::Strict => Touch::Always,
+            Mode::Relatime => Touch::Relative,
+            Mode::RoLookup => Touch::Never,
+        };
+        Self { mode, touch, plus: false, kernel_checks: false }
     }
 }
 
 /// How a mount carries out lookups and reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
     /// Ordered among all operations; reads move atime as POSIX says (`strictatime`).
     Strict,
+    /// Answered by a quorum without ordering, but for the first read after a change and one a
+    /// day, which move atime (`relatime`).
+    #[default]
+    Relatime,
     /// Answered by a quorum without ordering; atime never moves (`noatime`).
     RoLookup,
 }
 
 impl Mode {
-    /// How operations that would move atime are carried out.
+    /// How lookups and reads are carried out. Replicas do not answer a fast read that moves atime,
+    /// so the client orders it.
     #[must_use]
     pub const fn how(self) -> How {
         match self {
             Self::Strict => How::Ordered,
-            Self::RoLookup => How::Read,
+            Self::Relatime | Self::RoLookup => How::Read,
         }
     }
 
@@ -47,6 +58,7 @@ impl Mode {
     pub const fn option(self) -> &'static str {
         match self {
             Self::Strict => "strictatime",
+            Self::Relatime => "relatime",
             Self::RoLookup => "noatime",
         }
     }
@@ -56,6 +68,10 @@ impl Mode {
     pub const fn policy(self) -> &'static str {
         match self {
             Self::Strict => "lookups and reads are ordered operations; reads move atime",
+            Self::Relatime => {
+                "lookups and reads are answered by a quorum without ordering, but for the first \
+                 read after a change and one a day, which move atime"
+            }
             Self::RoLookup => {
                 "lookups and reads are answered by a quorum without ordering; atime never moves"
             }
@@ -67,6 +83,7 @@ impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Strict => "strict",
+            Self::Relatime => "relatime",
             Self::RoLookup => "ro-lookup",
         })
     }

@@ -1,13 +1,13 @@
 //! Calls about names: what directories hold.
 
-use bftfs_fs::{Attributes, FileType, Ino, Operation, RenameMode, access};
+use bftfs_fs::{Attributes, FileType, Ino, Operation, RenameMode, Touch, access};
 use bftfs_proto::client::How;
 use bytes::Bytes;
 
 use super::directory::{Directory, Listing};
 use super::handles::Handle;
 use super::wire::{Part, Removed};
-use super::{Cluster, Error, Mode, Policy, Process, Then, Volume};
+use super::{Cluster, Error, Policy, Process, Then, Volume};
 
 /// Bytes of a directory that are fetched at once, as FUSE counts them: some 1,500 entries
 /// without their attributes, some 400 with them.
@@ -151,9 +151,9 @@ impl<C: Cluster> Volume<C> {
 
     /// Opens a directory to list it, and returns its handle.
     ///
-    /// In `ro-lookup` the first part of the listing is fetched instead of a mere permission
-    /// check: it needs the same permission. In `strict` it would move atime before anything was
-    /// read.
+    /// Where listing never moves atime, the first part of it is fetched instead of a mere
+    /// permission check: it needs the same permission. Elsewhere atime would move before anything
+    /// was read.
     pub fn opendir(&self, process: Process, ino: u64, then: impl Then<u64>) {
         let (ino, who) = (Ino(ino), self.inner.groups.credentials(process));
         let volume = self.clone();
@@ -161,25 +161,18 @@ impl<C: Cluster> Volume<C> {
             let who = who.clone();
             move |directory| volume.inner.handles.insert(Handle { ino, who, directory })
         };
-        match self.inner.policy.mode {
-            Mode::Strict => {
-                let operation = Operation::Open { ino, mask: access::READ, truncate: false };
-                self.ask_for(
-                    who,
-                    operation,
-                    How::Read,
-                    move |opened: Result<Attributes, Error>| {
-                        then(opened.map(|_| insert(Directory::default())));
-                    },
-                );
-            }
-            Mode::RoLookup => {
-                let operation = self.listing(ino, 0);
-                self.ask_for(who, operation, How::Read, move |part: Result<Part, Error>| {
-                    let open = |part: Part| Directory::opened(part.entries, part.end);
-                    then(part.map(|part| insert(open(part))));
-                });
-            }
+        let Policy { mode, touch, .. } = self.inner.policy;
+        if (mode.how(), touch) == (How::Read, Touch::Never) {
+            let operation = self.listing(ino, 0);
+            self.ask_for(who, operation, How::Read, move |part: Result<Part, Error>| {
+                let open = |part: Part| Directory::opened(part.entries, part.end);
+                then(part.map(|part| insert(open(part))));
+            });
+        } else {
+            let operation = Operation::Open { ino, mask: access::READ, truncate: false };
+            self.ask_for(who, operation, How::Read, move |opened: Result<Attributes, Error>| {
+                then(opened.map(|_| insert(Directory::default())));
+            });
         }
     }
 

@@ -70,6 +70,25 @@ impl Answer for Part {
     }
 }
 
+/// How far a call came that may take more operations than one.
+pub(super) enum Progress {
+    /// It is done, and this was found if something was sought.
+    Ended(u64),
+    /// It goes on from there.
+    Reached(u64),
+}
+
+impl Answer for Progress {
+    fn of(reply: Reply) -> Option<Self> {
+        match reply {
+            Reply::Done => Some(Self::Ended(0)),
+            Reply::Found(offset) => Some(Self::Ended(offset)),
+            Reply::Reached(offset) => Some(Self::Reached(offset)),
+            _ => None,
+        }
+    }
+}
+
 /// How many bytes were written.
 pub(super) struct Written(pub(super) u32);
 

@@ -16,7 +16,7 @@ use crate::double::Double;
 use crate::mounted::{Mounted, has_fuse};
 use crate::script;
 
-const MODES: [Mode; 2] = [Mode::Strict, Mode::RoLookup];
+const MODES: [Mode; 3] = [Mode::Strict, Mode::Relatime, Mode::RoLookup];
 
 #[test]
 fn every_call_does_what_it_does_on_a_local_file_system() {
@@ -28,6 +28,7 @@ fn every_call_does_what_it_does_on_a_local_file_system() {
     let expected = script::run(local.path());
     for (mode, option) in [
         (Mode::Strict, "rw"),
+        (Mode::Relatime, "rw"),
         (Mode::RoLookup, "rw"),
         (Mode::Strict, "rdirplus"),
         (Mode::RoLookup, "rdirplus"),
@@ -219,7 +220,7 @@ fn appends_of_two_mounts_do_not_overwrite_each_other() {
 }
 
 #[test]
-fn atime_moves_in_strict_only() {
+fn atime_moves_as_the_mode_says() {
     if !has_fuse() {
         return;
     }
@@ -236,11 +237,24 @@ fn atime_moves_in_strict_only() {
         }
         let atime = |name: &str| fs::symlink_metadata(mount.at(name)).expect("stat").atime();
         assert_eq!([atime("d/f"), atime("d/l"), atime("d")], [1_000_000; 3], "stat moves nothing");
-        fs::read(mount.at("d/f")).expect("read");
-        fs::read_link(mount.at("d/l")).expect("readlink");
-        assert_eq!(fs::read_dir(mount.at("d")).expect("open").count(), 2);
+        let read = || {
+            fs::read(mount.at("d/f")).expect("read");
+            fs::read_link(mount.at("d/l")).expect("readlink");
+            assert_eq!(fs::read_dir(mount.at("d")).expect("open").count(), 2);
+        };
+        read();
         for name in ["d/f", "d/l", "d"] {
-            assert_eq!(atime(name) > 1_000_000, mode == Mode::Strict, "{mode} {name}");
+            assert_eq!(atime(name) > 1_000_000, mode != Mode::RoLookup, "{mode} {name}");
+        }
+        let precise = |name: &str| {
+            let file = fs::symlink_metadata(mount.at(name)).expect("stat");
+            (file.atime(), file.atime_nsec())
+        };
+        let before = ["d/f", "d/l", "d"].map(precise);
+        read();
+        for (name, before) in ["d/f", "d/l", "d"].into_iter().zip(before) {
+            let moved = precise(name) != before;
+            assert_eq!(moved, mode == Mode::Strict, "{mode} {name}: nothing changed in between");
         }
     }
 }
@@ -250,10 +264,16 @@ fn nothing_changes_through_a_read_only_mount() {
     if !has_fuse() {
         return;
     }
+    for mode in MODES {
+        nothing_changes_through_a_read_only_mount_in(mode);
+    }
+}
+
+fn nothing_changes_through_a_read_only_mount_in(mode: Mode) {
     let double = Double::default();
     let writable = Mounted::new(&double, Mode::Strict);
     fs::write(writable.at("f"), b"x").expect("write");
-    let mount = Mounted::with_option(&double, Mode::Strict, "ro");
+    let mount = Mounted::with_option(&double, mode, "ro");
     let atime = || fs::metadata(mount.at("f")).map(|m| (m.atime(), m.atime_nsec())).expect("stat");
     let before = atime();
     assert_eq!(fs::read(mount.at("f")).expect("read"), b"x");

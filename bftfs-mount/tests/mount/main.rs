@@ -5,5 +5,6 @@ mod costs;
 mod double;
 mod kernel;
 mod mounted;
+mod ranges;
 mod script;
 mod volume;

@@ -13,7 +13,9 @@ use std::os::unix::fs::{
 };
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, RenameFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::fs::{
+    AtFlags, CWD, FallocateFlags, RenameFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT,
+};
 
 /// Runs the script below `root` and returns what it saw, a line a step.
 pub(crate) fn run(root: &Path) -> Vec<String> {
@@ -21,6 +23,7 @@ pub(crate) fn run(root: &Path) -> Vec<String> {
     directories(&mut scribe);
     files(&mut scribe);
     offsets_and_sizes(&mut scribe);
+    ranges(&mut scribe);
     links(&mut scribe);
     renames(&mut scribe);
     attributes(&mut scribe);
@@ -196,6 +199,72 @@ fn offsets_and_sizes(s: &mut Scribe) {
     let file = File::open(s.path("big")).expect("big");
     let mut part = vec![0; 100_000];
     s.note("read in the middle", file.read_at(&mut part, 1_048_000).map(|n| (n, checksum(&part))));
+}
+
+/// Holes and copies, as far as they do not depend on the size of a block.
+fn ranges(s: &mut Scribe) {
+    let data: Vec<u8> = (0..200_000_u32).map(|i| (i % 249) as u8).collect();
+    s.note("write", fs::write(s.path("ranges"), &data));
+    let open = OpenOptions::new().read(true).write(true).open(s.path("ranges"));
+    let mut file = open.expect("ranges");
+    let (none, keep) = (FallocateFlags::empty(), FallocateFlags::KEEP_SIZE);
+    let (punch, zero) = (FallocateFlags::PUNCH_HOLE, FallocateFlags::ZERO_RANGE);
+    for (mode, offset, length) in [
+        (punch | keep, 100, 5),
+        (punch | keep, 4096, 150_000),
+        (punch | keep, 190_000, 1 << 40),
+        (punch, 0, 10),
+        (zero, 20, 7),
+        (zero | keep, 199_990, 100),
+        (zero, 199_990, 100),
+        (zero | punch | keep, 0, 10),
+        (none, 0, 10),
+        (none, 200_000, 1000),
+        (keep, 500_000, 1000),
+        (none, 0, 0),
+        (none, u64::MAX, 1),
+        (none, 1 << 62, 1 << 62),
+    ] {
+        let step = format!("fallocate {mode:?} {offset} {length}");
+        s.note(&step, rustix::fs::fallocate(&file, mode, offset, length));
+        s.note("size", file.metadata().map(|m| m.len()));
+        s.note("bytes", fs::read(s.path("ranges")).map(|bytes| checksum(&bytes)));
+    }
+    s.note(
+        "seek to data at the end",
+        file.metadata()
+            .map(|m| m.len())
+            .and_then(|end| Ok(rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(end))?)),
+    );
+    s.note("position", file.stream_position());
+    let reader = File::open(s.path("ranges")).expect("open");
+    s.note("fallocate for a reader", rustix::fs::fallocate(&reader, none, 0, 1));
+    copies(s, &file, &reader);
+}
+
+fn copies(s: &mut Scribe, file: &File, reader: &File) {
+    let open = OpenOptions::new().read(true).write(true).create_new(true).open(s.path("copied"));
+    let target = open.expect("copied");
+    for (from, to, length) in
+        [(0, 0, 70_000), (3, 60_001, 80_000), (200_900, 5, 500), (300_000, 0, 9), (7, 400_000, 0)]
+    {
+        let (mut from, mut to) = (from, to);
+        let step = format!("copy {from} {to} {length}");
+        let copied =
+            rustix::fs::copy_file_range(reader, Some(&mut from), &target, Some(&mut to), length);
+        s.note(&step, copied.map(|count| (count, from, to)));
+        s.note("bytes", fs::read(s.path("copied")).map(|bytes| checksum(&bytes)));
+    }
+    for (from, to, length) in [(0, 5, 10), (5, 0, 10), (0, 10, 10), (30, 0, 30)] {
+        let (mut from, mut to) = (from, to);
+        let step = format!("copy within {from} {to} {length}");
+        let copied =
+            rustix::fs::copy_file_range(file, Some(&mut from), file, Some(&mut to), length);
+        s.note(&step, copied);
+        s.note("bytes", fs::read(s.path("ranges")).map(|bytes| checksum(&bytes)));
+    }
+    let to_reader = rustix::fs::copy_file_range(file, Some(&mut 0), reader, Some(&mut 0), 5);
+    s.note("copy to a reader", to_reader);
 }
 
 fn links(s: &mut Scribe) {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bftfs_fs::{Call, Operation, SetAttributes, access};
+use bftfs_fs::{Call, Operation, Reply, SetAttributes, Sought, access};
 use bftfs_mount::volume::{Cluster, Done, Error, Mode, OpenHow, Place, Process, Volume};
 use bftfs_proto::client::{Failure, How};
 use bytes::Bytes;
@@ -246,6 +246,31 @@ fn an_open_file_is_used_with_the_rights_of_who_opened_it() {
     assert_eq!(through.expect("ftruncate").size, 3);
     assert_eq!(call(|then| volume.open(USER, ino, BOTH, then)), Err(Error::ACCESS));
     assert!(call(|then| volume.open(USER, ino, READ, then)).is_ok());
+}
+
+#[test]
+fn a_copy_between_files_of_two_users_is_left_to_the_kernel() {
+    let (_, volume) = Held::new();
+    let (ino, handle) = create(&volume, b"f");
+    let theirs = call(|then| volume.open(USER, ino, READ, then)).expect("open");
+    let copied = call(|then| volume.copy((theirs, 0), (handle, 0), 1, then));
+    assert_eq!(copied, Err(Error::XDEV));
+}
+
+#[test]
+fn a_call_in_steps_ends_if_the_cluster_does_not_get_on() {
+    let (held, volume) = Held::new();
+    let (_, handle) = create(&volume, b"f");
+    held.hold(true);
+    let (then, found) = slot();
+    volume.seek(handle, 5, Sought::Hole, then);
+    let reached = |offset| Ok(bftfs_fs::encode_outcome(&Ok(Reply::Reached(offset))));
+    (held.take().2)(reached(9));
+    assert!(matches!(held.asked()[..], [Operation::Seek { offset: 9, .. }]));
+    assert!(!volume.wait_idle(Duration::ZERO), "it is still inside the gate");
+    (held.take().2)(reached(9));
+    assert_eq!(wait(&found), Err(Error::IO));
+    assert!(volume.wait_idle(Duration::from_secs(1)));
 }
 
 #[test]

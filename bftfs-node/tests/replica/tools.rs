@@ -152,7 +152,12 @@ fn read_file(client: &ClientHandle, name: &str) -> Bytes {
     let Ok(bftfs_fs::Reply::Attributes(file)) = lookup(client, name) else {
         panic!("{name} is there")
     };
-    let read = Operation::Read { ino: file.ino, offset: 0, length: 1 << 15, touch: false };
+    let read = Operation::Read {
+        ino: file.ino,
+        offset: 0,
+        length: 1 << 15,
+        touch: bftfs_fs::Touch::Never,
+    };
     match call(client, read, How::Read) {
         Ok(bftfs_fs::Reply::Data(bytes)) => bytes,
         other => panic!("{name}: {other:?}"),

@@ -5,7 +5,8 @@
 use std::time::Instant;
 
 use bftfs_fs::{
-    Call, Credentials, FileSystem, Ino, Operation, Outcome, ROOT, Reply, decode_outcome,
+    Allocation, Call, Credentials, FileSystem, Ino, Operation, Outcome, ROOT, Reply, Sought, Touch,
+    decode_outcome,
 };
 use bftfs_proto::Tree;
 use bftfs_proto::service::{Context, Service};
@@ -71,7 +72,7 @@ fn main() {
         cookie: 0,
         bytes_max: 1 << 20,
         plus: true,
-        touch: false,
+        touch: Touch::Never,
     });
     bench.measure("unlink", COUNT, |number| Operation::Unlink {
         parent: parent(number),
@@ -95,6 +96,32 @@ fn measure_names(bench: &mut Bench, parent: &dyn Fn(u64) -> Ino) {
         name: name(number),
     });
     bench.measure("getattr", COUNT, |number| Operation::Getattr { ino: file(number) });
+}
+
+/// What is most work in one operation, on the big file that was written before.
+fn measure_ranges(bench: &mut Bench) {
+    let (ino, target) = (file(0), file(1));
+    for (what, shift) in [("copy 1 MiB", 0), ("copy 1 MiB, unaligned", 5000)] {
+        bench.measure(what, 400, |number| Operation::Copy {
+            ino,
+            offset: number << 20,
+            target,
+            target_offset: (number << 20) + shift,
+            length: 1 << 20,
+            touch: Touch::Relative,
+        });
+    }
+    bench.measure("seek a hole, 64 MiB on", 400, |number| Operation::Seek {
+        ino,
+        offset: number << 20,
+        sought: Sought::Hole,
+    });
+    bench.measure("punch 8 MiB", 40, |number| Operation::Allocate {
+        ino: target,
+        offset: number << 23,
+        length: 1 << 23,
+        how: Allocation::Punch,
+    });
 }
 
 /// The files that were created follow the root and its directories.
@@ -121,13 +148,13 @@ fn measure_contents(bench: &mut Bench) {
         ino: file(number),
         offset: 0,
         length: 4096,
-        touch: false,
+        touch: Touch::Never,
     });
     bench.measure("read 4 KiB, atime", COUNT, |number| Operation::Read {
         ino: file(number),
         offset: 0,
         length: 4096,
-        touch: true,
+        touch: Touch::Always,
     });
     bench.measure("write 128 KiB, append", 4000, |_| Operation::Write {
         ino: file(0),
@@ -139,6 +166,7 @@ fn measure_contents(bench: &mut Bench) {
         ino: file(0),
         offset: number << 17,
         length: 1 << 17,
-        touch: false,
+        touch: Touch::Never,
     });
+    measure_ranges(bench);
 }

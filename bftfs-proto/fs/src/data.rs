@@ -12,21 +12,21 @@ use crate::operation::{Outcome, READ_BYTES_MAX, Reply, WRITE_BYTES_MAX};
 
 /// The part of a range of bytes that lies in one block.
 #[derive(Clone, Copy)]
-struct Piece {
-    index: u64,
+pub(crate) struct Piece {
+    pub(crate) index: u64,
     /// Where in the block.
-    start: usize,
-    length: usize,
+    pub(crate) start: usize,
+    pub(crate) length: usize,
 }
 
 impl Piece {
-    fn end(self) -> usize {
+    pub(crate) fn end(self) -> usize {
         self.start + self.length
     }
 }
 
 /// Cuts a range into what lies in each block.
-fn pieces(mut offset: u64, mut length: usize) -> impl Iterator<Item = Piece> {
+pub(crate) fn pieces(mut offset: u64, mut length: usize) -> impl Iterator<Item = Piece> {
     core::iter::from_fn(move || {
         let (index, start) = layout::place(offset);
         let piece = Piece { index, start, length: length.min(BLOCK_BYTES - start) };
@@ -56,7 +56,8 @@ impl View<'_> {
         Ok(Reply::Data(data.into()))
     }
 
-    fn block_len(&self, fork: u64, index: u64) -> usize {
+    /// Bytes that a block holds; 0 if it is missing.
+    pub(crate) fn block_len(&self, fork: u64, index: u64) -> usize {
         self.tree.entry(&layout::block_key(fork, index)).map_or(0, |block| block.len())
     }
 }

@@ -61,4 +61,6 @@ errno! {
     ENODATA = 61, "no data available";
     /// No file of this kind, or none at all, has such attributes.
     EOPNOTSUPP = 95, "operation not supported";
+    /// No data from there on to the end of the file, or beyond the end.
+    ENXIO = 6, "no such device or address";
 }

@@ -12,7 +12,7 @@ use crate::layout::{
     self, BLOCK_BYTES, FILE_BYTES_MAX, Garbage, Inode, NAME_BYTES_MAX, SUPERBLOCK_KEY, Superblock,
     mark,
 };
-use crate::operation::{Credentials, Outcome, Reply, SetAttributes, access};
+use crate::operation::{Credentials, Outcome, Reply, SetAttributes, Touch, access};
 use crate::permissions;
 
 /// The state as a caller may see it.
@@ -33,6 +33,9 @@ pub(crate) struct Change<'a> {
     /// Blocks and attributes that this operation may still remove; others wait for the next ones.
     pub(crate) removals: usize,
 }
+
+/// How old a time of last access may become under [`Touch::Relative`], as on Linux.
+const ATIME_AGE_SECS: i64 = 24 * 60 * 60;
 
 /// Permission bits that came from elsewhere.
 pub(crate) fn mode_bits(mode: u32) -> u16 {
@@ -70,6 +73,19 @@ impl View<'_> {
     /// An inode that a client named.
     pub(crate) fn inode(&self, ino: Ino) -> Result<Inode, Errno> {
         layout::load(self.tree, &layout::inode_key(ino)).ok_or(Errno::ESTALE)
+    }
+
+    /// Whether whoever reads a file now moves its time of last access (relatime: mount(8)).
+    pub(crate) fn is_due(&self, ino: Ino, touch: Touch, now: Time) -> bool {
+        let Ok(inode) = self.inode(ino) else { return false };
+        match touch {
+            Touch::Never => false,
+            Touch::Always => true,
+            Touch::Relative => {
+                inode.atime <= inode.mtime.max(inode.ctime)
+                    || now.sec.saturating_sub(inode.atime.sec) >= ATIME_AGE_SECS
+            }
+        }
     }
 
     /// ENOSPC if these would exceed the quota.

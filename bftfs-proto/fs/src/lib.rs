@@ -9,8 +9,10 @@ extern crate alloc;
 extern crate std;
 
 mod acl;
+mod allocate;
 mod attributes;
 mod check;
+mod copy;
 mod data;
 mod directory;
 mod errno;
@@ -21,15 +23,18 @@ mod names;
 mod operation;
 mod permissions;
 mod rename;
+mod seek;
 mod service;
 mod xattr;
 
+pub use allocate::Allocation;
 pub use attributes::{Attributes, FileType, Ino, ROOT, SetTime, Statistics, Time};
 pub use check::{Damage, check};
 pub use errno::Errno;
 pub use operation::{
-    Call, Credentials, Entry, GROUPS_MAX, Malformed, Operation, Outcome, READ_BYTES_MAX,
-    READDIR_BYTES_MAX, RELEASES_MAX, RenameMode, Reply, SetAttributes, WRITE_BYTES_MAX, XattrMode,
-    access, decode_outcome, encode_outcome, masked,
+    COPY_BYTES_MAX, Call, Credentials, Entry, GROUPS_MAX, Malformed, Operation, Outcome,
+    READ_BYTES_MAX, READDIR_BYTES_MAX, RELEASES_MAX, RenameMode, Reply, SetAttributes, Touch,
+    WRITE_BYTES_MAX, XattrMode, access, decode_outcome, encode_outcome, masked,
 };
+pub use seek::Sought;
 pub use service::FileSystem;

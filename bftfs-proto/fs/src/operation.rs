@@ -11,8 +11,10 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::allocate::Allocation;
 use crate::attributes::{Attributes, FileType, Ino, SetTime, Statistics};
 use crate::errno::Errno;
+use crate::seek::Sought;
 
 /// Most bytes of one [`Operation::Read`]; asking for more gets this many.
 pub const READ_BYTES_MAX: u32 = 1 << 20;
@@ -20,6 +22,8 @@ pub const READ_BYTES_MAX: u32 = 1 << 20;
 pub const WRITE_BYTES_MAX: usize = 1 << 20;
 /// Most bytes of one [`Operation::Readdir`]; asking for more gets this many.
 pub const READDIR_BYTES_MAX: u32 = 1 << 20;
+/// Most bytes of one [`Operation::Copy`]; asking for more gets this many.
+pub const COPY_BYTES_MAX: u64 = 1 << 20;
 /// Most supplementary groups of a caller; a call with more is refused.
 pub const GROUPS_MAX: usize = 1024;
 /// Most inodes in one [`Operation::Release`]; more are refused.
@@ -61,7 +65,7 @@ pub struct Call {
 /// A file-system call. What each returns and why it may be refused is in POSIX and
 /// `docs/semantics.md`; any can be refused with [`Errno::EINVAL`] and [`Errno::ESTALE`].
 ///
-/// `touch` moves the time of last access, which makes an operation one that changes something.
+/// An operation that moves the time of last access changes something; [`Touch`] says whether it does.
 /// `mode` has permission bits, to which the caller's umask is applied already; see [`masked`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Operation {
@@ -91,7 +95,7 @@ pub enum Operation {
         /// Which symbolic link.
         ino: Ino,
         /// Whether its atime moves.
-        touch: bool,
+        touch: Touch,
     },
     /// Reads an open file. Gives [`Reply::Data`], short only at the end of the file.
     Read {
@@ -102,7 +106,7 @@ pub enum Operation {
         /// How many bytes, see [`READ_BYTES_MAX`].
         length: u32,
         /// Whether its atime moves, if `length` is not 0.
-        touch: bool,
+        touch: Touch,
     },
     /// Lists a directory. Gives [`Reply::Entries`].
     Readdir {
@@ -115,7 +119,7 @@ pub enum Operation {
         /// Whether attributes are wanted.
         plus: bool,
         /// Whether its atime moves.
-        touch: bool,
+        touch: Touch,
     },
     /// Gives [`Reply::Statistics`].
     Statfs,
@@ -281,6 +285,45 @@ pub enum Operation {
         /// The attribute's name.
         name: Bytes,
     },
+    /// Searches an open file for data or a hole (lseek(2)). Gives [`Reply::Found`], or
+    /// [`Reply::Reached`] if the search goes on from there; [`Errno::ENXIO`] if there is none.
+    Seek {
+        /// Which file.
+        ino: Ino,
+        /// From where on.
+        offset: u64,
+        /// What for.
+        sought: Sought,
+    },
+    /// Changes which bytes of an open file are holes (fallocate(2)). Gives [`Reply::Done`], or
+    /// [`Reply::Reached`] if the rest from there on is still to be done.
+    Allocate {
+        /// Which file.
+        ino: Ino,
+        /// From where on.
+        offset: u64,
+        /// How many bytes, not 0.
+        length: u64,
+        /// What becomes of them.
+        how: Allocation,
+    },
+    /// Copies contents of an open file to another, or within one (copy_file_range(2)). What was a
+    /// hole is one. Gives [`Reply::Written`] with how many bytes were copied, fewer at the end of
+    /// the file and of what one operation does.
+    Copy {
+        /// Where to read.
+        ino: Ino,
+        /// From where on.
+        offset: u64,
+        /// Where to write.
+        target: Ino,
+        /// From where on.
+        target_offset: u64,
+        /// How many bytes, see [`COPY_BYTES_MAX`].
+        length: u64,
+        /// Whether the atime of the file that is read moves, if anything is.
+        touch: Touch,
+    },
 }
 
 /// Where a `mode` keeps what the umask took from it.
@@ -308,6 +351,18 @@ pub enum XattrMode {
     Create,
     /// It replaces it, and fails if there is none.
     Replace,
+}
+
+/// Whether reading moves the time of last access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Touch {
+    /// It does not (`noatime`).
+    Never,
+    /// It does (`strictatime`).
+    Always,
+    /// Only if the file was not read since it changed, or not for 24 hours of agreed time: then
+    /// as in [`Self::Always`], otherwise as in [`Self::Never`] (`relatime`).
+    Relative,
 }
 
 /// What a rename does about a name that exists (renameat2(2)).
@@ -363,7 +418,7 @@ pub enum Reply {
     Statistics(Statistics),
     /// What was written.
     Written {
-        /// How many bytes: all.
+        /// How many bytes: all, but for [`Operation::Copy`].
         count: u32,
         /// The attributes that the file has now.
         attributes: Attributes,
@@ -373,6 +428,10 @@ pub enum Reply {
         /// The file that has no name left and is kept for this session; release it.
         kept: Option<Ino>,
     },
+    /// Where what was sought begins.
+    Found(u64),
+    /// How far one operation came: ask again from there.
+    Reached(u64),
 }
 
 /// One name in a directory.
@@ -396,17 +455,33 @@ pub struct Entry {
 pub struct Malformed;
 
 impl Operation {
-    /// Whether the operation changes nothing, so that it need not be ordered.
+    /// Whether the operation changes nothing whatever the state is, so that it need not be
+    /// ordered. With [`Touch::Relative`] only the state tells.
     #[must_use]
     pub const fn is_read_only(&self) -> bool {
         match self {
-            Self::Lookup { .. } | Self::Getattr { .. } | Self::Access { .. } | Self::Statfs => true,
+            Self::Lookup { .. }
+            | Self::Getattr { .. }
+            | Self::Access { .. }
+            | Self::Statfs
+            | Self::Seek { .. } => true,
             Self::Readlink { touch, .. }
             | Self::Read { touch, .. }
-            | Self::Readdir { touch, .. } => !*touch,
+            | Self::Readdir { touch, .. } => matches!(touch, Touch::Never),
             Self::Open { truncate, .. } => !*truncate,
             Self::Getxattr { .. } | Self::Listxattr { .. } => true,
             _ => false,
+        }
+    }
+
+    /// What it does about the time of last access.
+    #[must_use]
+    pub const fn touch(&self) -> Touch {
+        match self {
+            Self::Readlink { touch, .. }
+            | Self::Read { touch, .. }
+            | Self::Readdir { touch, .. } => *touch,
+            _ => Touch::Never,
         }
     }
 
@@ -438,6 +513,9 @@ impl Operation {
             Self::Getxattr { .. } => "getxattr",
             Self::Listxattr { .. } => "listxattr",
             Self::Removexattr { .. } => "removexattr",
+            Self::Seek { .. } => "seek",
+            Self::Allocate { .. } => "allocate",
+            Self::Copy { .. } => "copy",
         }
     }
 }

@@ -9,7 +9,9 @@ use crate::attributes::{FileType, Ino, ROOT, Time};
 use crate::errno::Errno;
 use crate::inode::{Change, View, mode_bits};
 use crate::layout::{self, COOKIE_FIRST, Inode, REMOVED_BLOCKS_MAX, SUPERBLOCK_KEY, Superblock};
-use crate::operation::{Call, Credentials, GROUPS_MAX, Operation, Outcome, Reply, encode_outcome};
+use crate::operation::{
+    Call, Credentials, GROUPS_MAX, Operation, Outcome, Reply, Touch, encode_outcome,
+};
 
 /// The file service. It has no state but that in the tree; these are what a new one starts with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,8 +69,8 @@ impl Service for FileSystem {
     fn execute(&self, state: &mut Tree, context: &Context, operation: &Bytes) -> Bytes {
         let outcome = parse(operation).and_then(|call| {
             let view = View { tree: state, who: &call.credentials };
-            if call.operation.is_read_only() {
-                return answer(view, &call.operation).expect("it changes nothing");
+            if let Some(outcome) = look(view, &call.operation, context.time.into()) {
+                return outcome;
             }
             let mut change = begin(state, &call.credentials, context.session, context.time);
             let outcome = perform(&mut change, &call.operation);
@@ -78,12 +80,12 @@ impl Service for FileSystem {
         encode_outcome(&outcome)
     }
 
-    fn query(&self, state: &Tree, _: &Context, operation: &Bytes) -> Option<Bytes> {
+    fn query(&self, state: &Tree, context: &Context, operation: &Bytes) -> Option<Bytes> {
         let outcome = match parse(operation) {
-            Ok(call) if call.operation.is_read_only() => {
-                answer(View { tree: state, who: &call.credentials }, &call.operation)?
+            Ok(call) => {
+                let view = View { tree: state, who: &call.credentials };
+                look(view, &call.operation, context.time.into())?
             }
-            Ok(_) => return None,
             Err(errno) => Err(errno),
         };
         Some(encode_outcome(&outcome))
@@ -111,6 +113,27 @@ fn parse(bytes: &Bytes) -> Result<Call, Errno> {
     if call.credentials.groups.len() > GROUPS_MAX { Err(Errno::EINVAL) } else { Ok(call) }
 }
 
+/// What an operation gives that changes nothing as things are; `None` if it would.
+fn look(view: View<'_>, operation: &Operation, now: Time) -> Option<Outcome> {
+    let moves = match operation.touch() {
+        Touch::Never => false,
+        Touch::Always => true,
+        Touch::Relative => accessed(view, operation, now).is_some(),
+    };
+    if moves { None } else { answer(view, operation) }
+}
+
+/// The file whose time of last access moves if the operation is not refused.
+fn accessed(view: View<'_>, operation: &Operation, now: Time) -> Option<Ino> {
+    let (Operation::Read { ino, length: 1.., .. }
+    | Operation::Readlink { ino, .. }
+    | Operation::Readdir { ino, .. }) = *operation
+    else {
+        return None;
+    };
+    view.is_due(ino, operation.touch(), now).then_some(ino)
+}
+
 /// What an operation gives that only looks, atime aside; `None` if it is another.
 fn answer(view: View<'_>, operation: &Operation) -> Option<Outcome> {
     Some(match *operation {
@@ -123,6 +146,7 @@ fn answer(view: View<'_>, operation: &Operation) -> Option<Outcome> {
             view.readdir(ino, cookie, bytes_max, plus)
         }
         Operation::Statfs => view.statfs(),
+        Operation::Seek { ino, offset, sought } => view.seek(ino, offset, sought),
         Operation::Open { ino, mask, truncate: false } => view.open(ino, mask, false),
         Operation::Getxattr { ino, ref name } => view.getxattr(ino, name),
         Operation::Listxattr { ino } => view.listxattr(ino),
@@ -157,28 +181,29 @@ fn perform(change: &mut Change<'_>, operation: &Operation) -> Outcome {
             change.setxattr(ino, name, value, mode)
         }
         Operation::Removexattr { ino, ref name } => change.removexattr(ino, name),
-        Operation::Read { ino, length, .. } => look_and_touch(change, operation, ino, length > 0),
-        Operation::Readlink { ino, .. } | Operation::Readdir { ino, .. } => {
-            look_and_touch(change, operation, ino, true)
+        Operation::Allocate { ino, offset, length, how } => {
+            change.fallocate(ino, offset, length, how)
+        }
+        Operation::Copy { ino, offset, target, target_offset, length, touch } => {
+            change.copy((ino, offset), (target, target_offset), length, touch)
         }
         Operation::Lookup { .. }
+        | Operation::Seek { .. }
+        | Operation::Read { .. }
+        | Operation::Readlink { .. }
+        | Operation::Readdir { .. }
         | Operation::Getattr { .. }
         | Operation::Access { .. }
         | Operation::Getxattr { .. }
         | Operation::Listxattr { .. }
-        | Operation::Statfs => answer(change.view(), operation).expect("it changes nothing"),
+        | Operation::Statfs => look_and_touch(change, operation),
     }
 }
 
 /// Reads and moves the time of last access.
-fn look_and_touch(
-    change: &mut Change<'_>,
-    operation: &Operation,
-    ino: Ino,
-    touch: bool,
-) -> Outcome {
+fn look_and_touch(change: &mut Change<'_>, operation: &Operation) -> Outcome {
     let reply = answer(change.view(), operation).expect("it only reads")?;
-    if touch {
+    if let Some(ino) = accessed(change.view(), operation, change.now) {
         change.touch(ino);
     }
     Ok(reply)

@@ -1,8 +1,7 @@
 //! File operations, from clients that may send any bytes.
 
 use bftfs_fs::{
-    Call, Credentials, FileSystem, FileType, Ino, Operation, Outcome, ROOT, RenameMode, Reply,
-    SetAttributes, SetTime, Time, XattrMode, check, decode_outcome, masked,
+    Allocation, Call, Credentials, FileSystem, FileType, Ino, Operation, Outcome, ROOT, RenameMode, Reply, SetAttributes, SetTime, Sought, Time, Touch, XattrMode, check, decode_outcome, masked,
 };
 use bftfs_proto::config::RESULT_BYTES_MAX;
 use bftfs_proto::service::{Context, Service};
@@ -189,6 +188,10 @@ fn set(pick: &mut Pick<'_>) -> SetAttributes {
     set
 }
 
+fn touch(pick: &mut Pick<'_>) -> Touch {
+    [Touch::Never, Touch::Always, Touch::Relative][pick.index(3)]
+}
+
 fn kind(pick: &mut Pick<'_>) -> FileType {
     let kinds = [
         FileType::Regular,
@@ -210,16 +213,16 @@ fn operation(pick: &mut Pick<'_>, known: &[Ino]) -> Operation {
         11 => Operation::Lookup { parent: ino(pick, known), name: name(pick) },
         12 => Operation::Getattr { ino: ino(pick, known) },
         13 => Operation::Access { ino: ino(pick, known), mask: pick.byte() % 9 },
-        14 => Operation::Readlink { ino: ino(pick, known), touch: pick.flip() },
+        14 => Operation::Readlink { ino: ino(pick, known), touch: touch(pick) },
         15 => {
             let length = u32::try_from(pick.number(2 * BLOCK)).unwrap_or(u32::MAX);
             let (ino, offset) = (ino(pick, known), place(pick));
-            Operation::Read { ino, offset, length, touch: pick.flip() }
+            Operation::Read { ino, offset, length, touch: touch(pick) }
         }
         16 => {
             let bytes_max = u32::try_from(pick.number(4096)).unwrap_or(u32::MAX);
             let (ino, cookie, plus) = (ino(pick, known), pick.number(8), pick.flip());
-            Operation::Readdir { ino, cookie, bytes_max, plus, touch: pick.flip() }
+            Operation::Readdir { ino, cookie, bytes_max, plus, touch: touch(pick) }
         }
         17 => Operation::Statfs,
         18 => {
@@ -269,7 +272,7 @@ fn acl(pick: &mut Pick<'_>) -> Vec<u8> {
 
 fn change(pick: &mut Pick<'_>, known: &[Ino]) -> Operation {
     let (parent, name, keep) = (ino(pick, known), name(pick), pick.flip());
-    match pick.below(10) {
+    match pick.below(13) {
         0 => {
             let (mode, mask, flags) = (mode(pick), pick.byte() % 9, pick.byte());
             let (exclusive, truncate) = (flags & 1 != 0, flags & 2 != 0);
@@ -296,6 +299,25 @@ fn change(pick: &mut Pick<'_>, known: &[Ino]) -> Operation {
             let (ino, offset, append) = (ino(pick, known), place(pick), pick.rarely(4));
             Operation::Write { ino, offset, append, data: data.into() }
         }
-        _ => Operation::Setattr { ino: ino(pick, known), set: set(pick), open: pick.flip() },
+        9 => Operation::Setattr { ino: ino(pick, known), set: set(pick), open: pick.flip() },
+        _ => ranges(pick, known),
+    }
+}
+
+/// Operations on parts of files.
+fn ranges(pick: &mut Pick<'_>, known: &[Ino]) -> Operation {
+    let (ino, offset, length) = (ino(pick, known), place(pick), place(pick));
+    match pick.below(4) {
+        0 => Operation::Seek { ino, offset, sought: [Sought::Data, Sought::Hole][pick.index(2)] },
+        1 | 2 => {
+            let keep_size = pick.flip();
+            let zero = Allocation::Zero { keep_size };
+            let how = [Allocation::Punch, zero, Allocation::Reserve { keep_size }][pick.index(3)];
+            Operation::Allocate { ino, offset, length, how }
+        }
+        _ => {
+            let (target, target_offset) = (self::ino(pick, known), place(pick));
+            Operation::Copy { ino, offset, target, target_offset, length, touch: touch(pick) }
+        }
     }
 }

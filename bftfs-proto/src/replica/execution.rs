@@ -175,7 +175,7 @@ impl<S: Service> Replica<S> {
     /// A fast read is answered iff
     /// - the client is in the cluster;
     /// - this replica has executed again all that it had executed before a restart;
-    /// - the service calls the operation read-only (else the answer says so).
+    /// - the operation changes nothing as the state is, says the service (else the answer says so).
     pub(super) fn on_read(&mut self, from: ClientId, read: &Read) -> Result<(), Reject> {
         if !self.cluster.clients.contains_key(&from) {
             return Err(Reject::Role);

@@ -23,8 +23,10 @@ const UNMOUNT_PATIENCE: Duration = Duration::from_secs(15);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Mode {
     /// Reads are ordered operations and move atime, as POSIX says
-    #[default]
     Strict,
+    /// As in ro-lookup, but the first read after a change, and one a day, moves atime
+    #[default]
+    Relatime,
     /// Reads take what a quorum answers without ordering; atime stays
     RoLookup,
 }
@@ -35,6 +37,7 @@ impl Mode {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Strict => "strict",
+            Self::Relatime => "relatime",
             Self::RoLookup => "ro-lookup",
         }
     }

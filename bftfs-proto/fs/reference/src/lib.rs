@@ -6,6 +6,7 @@
 //! replicas decided on.
 
 mod perform;
+mod ranges;
 mod xattr;
 
 use std::collections::{BTreeMap, BTreeSet};

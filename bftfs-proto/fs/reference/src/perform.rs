@@ -2,10 +2,13 @@
 
 use bftfs_fs::{
     Errno, FileType, Ino, Operation, Outcome, Reply, SetAttributes, SetTime, Statistics, Time,
+    Touch,
 };
 use bytes::Bytes;
 
-use super::{Circumstances, Reference, in_group, may, owner, readable, strip_privileges, when};
+use super::{
+    Circumstances, File, Reference, in_group, may, owner, readable, strip_privileges, when,
+};
 
 impl Reference {
     /// Does an operation and says what came of it. The service's caps on the size of calls are not
@@ -62,8 +65,26 @@ impl Reference {
                 self.setxattr(at, *ino, (name, value), *mode)
             }
             Operation::Removexattr { ino, name } => self.removexattr(at, *ino, name),
+            Operation::Allocate { ino, offset, length, how } => {
+                self.allocate(at, *ino, (*offset, *length), *how)
+            }
+            Operation::Copy { ino, offset, target, target_offset, length, touch } => {
+                self.copy(at, (*ino, *offset), (*target, *target_offset), *length, *touch)
+            }
             _ => self.look(at, operation),
         }
+    }
+
+    /// What an operation gives that changes nothing now; `None` if it would.
+    pub fn query(&mut self, at: Circumstances<'_>, operation: &Operation) -> Option<Outcome> {
+        let changes = match operation {
+            Operation::Read { ino, touch: Touch::Relative, length: 1.., .. }
+            | Operation::Readlink { ino, touch: Touch::Relative }
+            | Operation::Readdir { ino, touch: Touch::Relative, .. } => self.is_due(*ino, at.now),
+            Operation::Read { touch: Touch::Relative, .. } => false,
+            _ => !operation.is_read_only(),
+        };
+        (!changes).then(|| self.perform(at, operation))
     }
 
     fn look(&mut self, at: Circumstances<'_>, operation: &Operation) -> Outcome {
@@ -85,6 +106,7 @@ impl Reference {
                 block_bytes: 32768,
                 name_bytes_max: 255,
             })),
+            Operation::Seek { ino, offset, sought } => self.seek(at, *ino, *offset, *sought),
             Operation::Read { ino, offset, length, touch } => {
                 let file = self.file(*ino)?;
                 readable(file)?;
@@ -92,7 +114,8 @@ impl Reference {
                 when(Errno::EACCES, !(owner(who, file) || may(who, file, 4).is_ok() || x))?;
                 let end = file.size.min(offset.saturating_add(u64::from(*length)));
                 let data: Vec<u8> = (*offset..end).map(|offset| file.byte(offset)).collect();
-                self.touch(*ino, at.now, *touch && *length > 0);
+                let touch = if *length > 0 { *touch } else { Touch::Never };
+                self.touch(*ino, at.now, touch);
                 Ok(Reply::Data(data.into()))
             }
             Operation::Readlink { ino, touch } => {
@@ -147,10 +170,18 @@ impl Reference {
         self.settle(at, ino, keep)
     }
 
-    fn touch(&mut self, ino: Ino, now: Time, touch: bool) {
-        if touch {
+    pub(crate) fn touch(&mut self, ino: Ino, now: Time, touch: Touch) {
+        if touch == Touch::Always || touch == Touch::Relative && self.is_due(ino, now) {
             self.at(ino.0).stat.atime = now;
         }
+    }
+
+    /// Whether a file was not read since it changed, or not for a day.
+    fn is_due(&self, ino: Ino, now: Time) -> bool {
+        self.file(ino).is_ok_and(|File { stat, .. }| {
+            let changed = stat.mtime >= stat.atime || stat.ctime >= stat.atime;
+            changed || i128::from(now.sec) - i128::from(stat.atime.sec) >= 86400
+        })
     }
 
     fn open(&mut self, at: Circumstances<'_>, ino: Ino, mask: u8, truncate: bool) -> Outcome {

@@ -1,7 +1,7 @@
 //! Access control lists.
 
 use bftfs_fs::{
-    Credentials, Errno, FileType, Ino, Operation, ROOT, RenameMode, Reply, XattrMode, masked,
+    Credentials, Errno, FileType, Ino, Operation, ROOT, RenameMode, Reply, Touch, XattrMode, masked,
 };
 use bytes::Bytes;
 
@@ -104,7 +104,7 @@ fn an_acl_holds_for_every_kind_of_call() {
         let acl = [owner(7), named_user(2, permissions), group(0), mask(7), others(0)];
         set(&mut host, ino, ACCESS, &acl);
     }
-    let read = Operation::Read { ino: file, offset: 0, length: 9, touch: false };
+    let read = Operation::Read { ino: file, offset: 0, length: 9, touch: Touch::Never };
     for operation in [
         lookup(dir, "f"),
         read,

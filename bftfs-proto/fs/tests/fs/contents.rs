@@ -1,10 +1,12 @@
 //! Contents: reading, writing, holes, sizes, times of contents.
 
-use bftfs_fs::{Errno, FileSystem, Operation, ROOT, Reply, SetAttributes, SetTime, Time};
+use bftfs_fs::{
+    Errno, FileSystem, Ino, Operation, ROOT, Reply, SetAttributes, SetTime, Time, Touch,
+};
 use bytes::Bytes;
 
 use super::harness::{
-    Host, attributes, create, errno, mkdir, readdir, setattr, symlink, truncate, unlink, write,
+    Host, attributes, create, errno, link, mkdir, setattr, symlink, truncate, unlink, user, write,
 };
 
 #[test]
@@ -39,7 +41,8 @@ fn a_write_and_a_read_of_a_mebibyte() {
     let call = |operation| bftfs_fs::Call { credentials: super::harness::root(), operation };
     let request = call(write(ino, 0, data)).encode();
     assert!(request.len() <= bftfs_proto::config::OPERATION_BYTES_MAX);
-    let read = call(Operation::Read { ino, offset: 0, length: 1 << 20, touch: false }).encode();
+    let read =
+        call(Operation::Read { ino, offset: 0, length: 1 << 20, touch: Touch::Never }).encode();
     let result = host.query(&read).expect("it only looks");
     assert!(result.len() <= bftfs_proto::config::RESULT_BYTES_MAX);
 }
@@ -126,18 +129,16 @@ fn atime_moves_when_asked_for() {
     let ino = host.make(create(ROOT, "a", 0o644)).ino;
     let link = host.make(symlink(ROOT, "l", "a")).ino;
     let read = |length, touch| Operation::Read { ino, offset: 0, length, touch };
+    let list =
+        |touch| Operation::Readdir { ino: ROOT, cookie: 0, bytes_max: 99, plus: false, touch };
     for (ino, operation, moves) in [
-        (ino, read(1, true), true),
-        (ino, read(0, true), false),
-        (ino, read(1, false), false),
-        (link, Operation::Readlink { ino: link, touch: true }, true),
-        (link, Operation::Readlink { ino: link, touch: false }, false),
-        (ROOT, readdir(ROOT, 0, 4096), false),
-        (
-            ROOT,
-            Operation::Readdir { ino: ROOT, cookie: 0, bytes_max: 4096, plus: false, touch: true },
-            true,
-        ),
+        (ino, read(1, Touch::Always), true),
+        (ino, read(0, Touch::Always), false),
+        (ino, read(1, Touch::Never), false),
+        (link, Operation::Readlink { ino: link, touch: Touch::Always }, true),
+        (link, Operation::Readlink { ino: link, touch: Touch::Never }, false),
+        (ROOT, list(Touch::Never), false),
+        (ROOT, list(Touch::Always), true),
     ] {
         let before = host.getattr(ino);
         host.root(operation).expect("read");
@@ -145,6 +146,55 @@ fn atime_moves_when_asked_for() {
         let after = host.getattr(ino);
         assert_eq!(after.atime, if moves { now } else { before.atime });
         assert_eq!((after.mtime, after.ctime), (before.mtime, before.ctime));
+    }
+}
+
+#[test]
+fn relative_atime_moves_once_after_a_change_and_once_a_day() {
+    const HOUR: u64 = 3600 * 1_000_000_000;
+    let mut host = Host::new();
+    let ino = host.make(create(ROOT, "a", 0o644)).ino;
+    let dir = host.make(mkdir(ROOT, "d", 0o755)).ino;
+    let symlink = host.make(symlink(ROOT, "l", "a")).ino;
+    let touch = Touch::Relative;
+    let read = Operation::Read { ino, offset: 0, length: 9, touch };
+    let list = Operation::Readdir { ino: dir, cookie: 0, bytes_max: 99, plus: false, touch };
+    let moves = |host: &mut Host, ino, operation: &Operation| {
+        let before = host.getattr(ino);
+        host.root(operation.clone()).expect("read");
+        let (now, after) = (host.now(), host.getattr(ino));
+        assert_eq!((before.mtime, before.ctime), (after.mtime, after.ctime));
+        assert!(after.atime == before.atime || after.atime == now);
+        after.atime != before.atime
+    };
+    let changed = setattr(ino, SetAttributes { mode: Some(0o600), ..SetAttributes::default() });
+    for (ino, operation, change) in [
+        (ino, read.clone(), write(ino, 0, "x")),
+        (ino, read.clone(), changed),
+        (dir, list, create(dir, "new", 0o644)),
+        (symlink, Operation::Readlink { ino: symlink, touch }, link(symlink, ROOT, "l2")),
+    ] {
+        host.make(change);
+        assert!(moves(&mut host, ino, &operation), "{operation:?}: not read since it changed");
+        assert!(!moves(&mut host, ino, &operation), "{operation:?}: read since");
+        host.time += 23 * HOUR;
+        assert!(!moves(&mut host, ino, &operation), "{operation:?}: a day has not gone by");
+        host.time += HOUR;
+        assert!(moves(&mut host, ino, &operation), "{operation:?}: a day has gone by");
+    }
+    host.make(write(ino, 0, "y"));
+    let nothing = Operation::Read { ino, offset: 0, length: 0, touch };
+    assert!(!moves(&mut host, ino, &nothing), "nothing was read");
+    assert_eq!(errno(host.call(&user(9, 9, &[]), read.clone())), Errno::EACCES);
+    assert!(moves(&mut host, ino, &read), "a read that is refused moves nothing");
+}
+
+#[test]
+fn operations_of_older_mounts_mean_the_same() {
+    for (touch, byte) in [(Touch::Never, 0), (Touch::Always, 1), (Touch::Relative, 2)] {
+        let operation = Operation::Readlink { ino: Ino(7), touch };
+        let call = bftfs_fs::Call { credentials: super::harness::root(), operation };
+        assert_eq!(&call.encode()[..], [0, 0, 0, 4, 7, byte], "`touch` was a boolean");
     }
 }
 

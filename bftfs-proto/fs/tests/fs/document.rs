@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 
 const DOCUMENT: &str = include_str!("../../../../docs/semantics.md");
-const TESTS: [(&str, &str); 8] = [
+const TESTS: [(&str, &str); 9] = [
     ("acl", include_str!("acl.rs")),
     ("contents", include_str!("contents.rs")),
     ("damage", include_str!("damage.rs")),
     ("keeping", include_str!("keeping.rs")),
     ("model", include_str!("model.rs")),
     ("names", include_str!("names.rs")),
+    ("ranges", include_str!("ranges.rs")),
     ("rights", include_str!("rights.rs")),
     ("xattr", include_str!("xattr.rs")),
 ];

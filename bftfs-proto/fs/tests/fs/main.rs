@@ -8,5 +8,6 @@ mod harness;
 mod keeping;
 mod model;
 mod names;
+mod ranges;
 mod rights;
 mod xattr;

@@ -1,8 +1,8 @@
 //! Random operations, on the file service and on the model of it.
 
 use bftfs_fs::{
-    Call, Credentials, FileSystem, FileType, Ino, Operation, RenameMode, SetAttributes, SetTime,
-    Time, XattrMode, masked,
+    Allocation, Call, Credentials, FileSystem, FileType, Ino, Operation, RenameMode, SetAttributes,
+    SetTime, Sought, Time, Touch, XattrMode, encode_outcome, masked,
 };
 use bftfs_fs_reference::{Circumstances, Reference};
 use bftfs_proto::Tree;
@@ -26,6 +26,7 @@ const XATTRS: [&str; 6] = [
     "system.posix_acl_access",
     "system.posix_acl_default",
 ];
+const DAY_NANOS: u64 = 24 * 3600 * 1_000_000_000;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -38,6 +39,8 @@ enum Step {
     Close(u64),
     /// A checkpoint is taken, and nobody should notice.
     Seal,
+    /// A day goes by.
+    Day,
 }
 
 fn anybody() -> impl Strategy<Value = Credentials> {
@@ -85,7 +88,14 @@ fn aim(operation: &mut Operation, model: &Reference) {
         Operation::Readlink { ino, .. } => {
             choose(ino, &model.inos(|kind| kind == FileType::Symlink));
         }
-        Operation::Read { ino, .. } | Operation::Write { ino, .. } => choose(ino, &regular),
+        Operation::Read { ino, .. }
+        | Operation::Write { ino, .. }
+        | Operation::Seek { ino, .. }
+        | Operation::Allocate { ino, .. } => choose(ino, &regular),
+        Operation::Copy { ino, target, .. } => {
+            choose(ino, &regular);
+            choose(target, &regular);
+        }
         Operation::Getattr { ino }
         | Operation::Access { ino, .. }
         | Operation::Open { ino, .. }
@@ -164,7 +174,7 @@ fn kind() -> impl Strategy<Value = FileType> {
 }
 
 fn looking() -> BoxedStrategy<Operation> {
-    let touch = any::<bool>;
+    let touch = || select(vec![Touch::Never, Touch::Always, Touch::Relative, Touch::Relative]);
     let cookie = prop_oneof![Just(0), 0..20_u64];
     let room = prop_oneof![Just(4096_u32), 0..700_u32];
     prop_oneof![
@@ -174,12 +184,12 @@ fn looking() -> BoxedStrategy<Operation> {
         (ino(), offset(), 0..70_000_u32, touch()).prop_map(|(ino, offset, length, touch)| {
             Operation::Read { ino, offset, length, touch }
         }),
-        (ino(), cookie, room, touch(), touch()).prop_map(
+        (ino(), cookie, room, any::<bool>(), touch()).prop_map(
             |(ino, cookie, bytes_max, plus, touch)| {
                 Operation::Readdir { ino, cookie, bytes_max, plus, touch }
             }
         ),
-        (ino(), 0..9_u8, touch())
+        (ino(), 0..9_u8, any::<bool>())
             .prop_map(|(ino, mask, truncate)| { Operation::Open { ino, mask, truncate } }),
         Just(Operation::Statfs),
         Just(Operation::Null),
@@ -295,14 +305,42 @@ fn attributes() -> BoxedStrategy<Operation> {
     .boxed()
 }
 
+/// What is about parts of files.
+fn ranges() -> BoxedStrategy<Operation> {
+    let sought = select(vec![Sought::Data, Sought::Hole]);
+    let length =
+        || prop_oneof![4 => 0..100_000_u64, 2 => select(vec![1, 32768, 65536]), 1 => offset()];
+    let how = any::<bool>().prop_flat_map(|keep_size| {
+        let (reserve, zero) = (Allocation::Reserve { keep_size }, Allocation::Zero { keep_size });
+        select(vec![reserve, Allocation::Punch, Allocation::Punch, zero])
+    });
+    let touch = select(vec![Touch::Never, Touch::Always, Touch::Relative]);
+    prop_oneof![
+        (ino(), offset(), sought)
+            .prop_map(|(ino, offset, sought)| { Operation::Seek { ino, offset, sought } }),
+        (ino(), offset(), length(), how).prop_map(|(ino, offset, length, how)| {
+            Operation::Allocate { ino, offset, length, how }
+        }),
+        (ino(), offset(), ino(), offset(), length(), touch).prop_map(
+            |(ino, offset, target, target_offset, length, touch)| {
+                Operation::Copy { ino, offset, target, target_offset, length, touch }
+            }
+        ),
+    ]
+    .boxed()
+}
+
 fn step() -> impl Strategy<Value = Step> {
-    let operation = prop_oneof![2 => looking(), 4 => making(), 4 => changing(), 3 => attributes()];
+    let operation = prop_oneof![
+        2 => looking(), 4 => making(), 4 => changing(), 3 => attributes(), 3 => ranges()
+    ];
     prop_oneof![
         30 => (anybody(), 1..3_u64, operation).prop_map(|(who, session, operation)| {
             Step::Call { who, session, operation }
         }),
         1 => (1..3_u64).prop_map(Step::Close),
         1 => Just(Step::Seal),
+        1 => Just(Step::Day),
     ]
 }
 
@@ -312,10 +350,16 @@ fn compare(host: &mut Host, model: &mut Reference) {
     let looks = |ino| {
         [
             Operation::Getattr { ino },
-            Operation::Read { ino, offset: 0, length: 80_000, touch: false },
-            Operation::Readlink { ino, touch: false },
+            Operation::Read { ino, offset: 0, length: 80_000, touch: Touch::Never },
+            Operation::Readlink { ino, touch: Touch::Never },
             Operation::Listxattr { ino },
-            Operation::Readdir { ino, cookie: 0, bytes_max: 1 << 20, plus: true, touch: false },
+            Operation::Readdir {
+                ino,
+                cookie: 0,
+                bytes_max: 1 << 20,
+                plus: true,
+                touch: Touch::Never,
+            },
         ]
     };
     let values = |ino| XATTRS.map(|name| Operation::Getxattr { ino, name: name.into() });
@@ -347,6 +391,9 @@ proptest! {
                     other.session = SessionId(session);
                     let call = Call { credentials: who.clone(), operation };
                     other.execute(&call.encode());
+                    let at = Circumstances { who: &who, session, now: host.now() };
+                    let query = model.query(at, &call.operation).as_ref().map(encode_outcome);
+                    prop_assert_eq!(host.query(&call.encode()), query);
                     let Call { operation, .. } = call;
                     let found = host.call(&who, operation.clone());
                     let at = Circumstances { who: &who, session, now: host.now() };
@@ -358,6 +405,7 @@ proptest! {
                     model.close(session);
                 }
                 Step::Seal => drop(host.tree.seal()),
+                Step::Day => [&mut host, &mut other].iter_mut().for_each(|host| host.time += DAY_NANOS),
             }
             compare(&mut host, &mut model);
         }
@@ -391,7 +439,7 @@ proptest! {
     fn hostile_outcomes_are_refused_or_read(bytes in vec(any::<u8>(), 0..200)) {
         let bytes = Bytes::from(bytes);
         if let Ok(outcome) = bftfs_fs::decode_outcome(&bytes) {
-            let again = bftfs_fs::encode_outcome(&outcome);
+            let again = encode_outcome(&outcome);
             prop_assert_eq!(bftfs_fs::decode_outcome(&again), Ok(outcome));
         }
     }

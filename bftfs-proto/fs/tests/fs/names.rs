@@ -1,6 +1,6 @@
 //! Directories: names, links, listing, renaming.
 
-use bftfs_fs::{Errno, FileType, Operation, ROOT, RenameMode, Reply};
+use bftfs_fs::{Errno, FileType, Operation, ROOT, RenameMode, Reply, Touch};
 use bytes::Bytes;
 
 use super::harness::{
@@ -125,7 +125,7 @@ fn a_symbolic_link_keeps_its_target() {
     let mut host = Host::new();
     let made = host.make(symlink(ROOT, "l", "../some where"));
     assert_eq!((made.kind, made.mode, made.size), (FileType::Symlink, 0o777, 13));
-    let readlink = |ino| Operation::Readlink { ino, touch: false };
+    let readlink = |ino| Operation::Readlink { ino, touch: Touch::Never };
     assert_eq!(host.root(readlink(made.ino)), Ok(Reply::Target("../some where".into())));
     assert_eq!(errno(host.root(readlink(ROOT))), Errno::EINVAL);
     assert_eq!(errno(host.root(symlink(ROOT, "m", ""))), Errno::ENOENT);
@@ -145,7 +145,7 @@ fn special_files_keep_their_device() {
     ] {
         let made = host.make(mknod(ROOT, &format!("{kind:?}"), kind));
         assert_eq!((made.kind, made.rdev), (kind, rdev));
-        let read = Operation::Read { ino: made.ino, offset: 0, length: 1, touch: false };
+        let read = Operation::Read { ino: made.ino, offset: 0, length: 1, touch: Touch::Never };
         assert_eq!(errno(host.root(read)), Errno::EINVAL);
     }
     let alice = user(1, 1, &[]);
@@ -194,6 +194,52 @@ fn a_listing_is_bounded_and_tells_its_end() {
     assert_eq!(host.list(ROOT, u64::MAX), []);
     let file = host.make(create(ROOT, "f", 0o644)).ino;
     assert_eq!(errno(host.root(readdir(file, 0, 4096))), Errno::ENOTDIR);
+}
+
+#[test]
+fn a_directory_of_100000_names_is_listed_while_it_changes() {
+    const NAMES: u64 = 100_000;
+    let mut host = Host::new();
+    host.checked = false;
+    let dir = host.make(mkdir(ROOT, "d", 0o755)).ino;
+    for count in 0..NAMES {
+        host.order(create(dir, &format!("f{count}"), 0o644)).expect("made");
+    }
+    // While it is read, one name goes and one comes for each part, before and behind the reader.
+    let (mut cookie, mut seen, mut gone) = (0, Vec::new(), Vec::new());
+    for part in 0.. {
+        let list = Operation::Readdir {
+            ino: dir,
+            cookie,
+            bytes_max: 64 << 10,
+            plus: false,
+            touch: Touch::Never,
+        };
+        let Ok(Reply::Entries { entries, end }) = host.order(list) else {
+            panic!("a part of the directory");
+        };
+        assert!(
+            entries.len() <= (64 << 10) / 32
+                && entries.windows(2).all(|e| e[0].cookie < e[1].cookie)
+        );
+        cookie = entries.last().map_or(cookie, |entry| entry.cookie);
+        seen.extend(entries.into_iter().map(|entry| entry.name));
+        if end {
+            break;
+        }
+        let victim = format!("f{}", part * 7919 % NAMES);
+        host.order(unlink(dir, &victim)).expect("removed");
+        host.order(create(dir, &format!("n{part}"), 0o644)).expect("made");
+        gone.push(Bytes::from(victim));
+    }
+    let distinct: std::collections::BTreeSet<Bytes> = seen.iter().cloned().collect();
+    assert_eq!(distinct.len(), seen.len(), "no name comes twice");
+    let stayed = (0..NAMES).map(|count| Bytes::from(format!("f{count}")));
+    for name in stayed.filter(|name| !gone.contains(name)) {
+        assert!(distinct.contains(&name), "{name:?} was there all along");
+    }
+    assert!(gone.len() > 40, "it changed {} times", gone.len());
+    assert_eq!(bftfs_fs::check(&host.tree), []);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use bftfs_fs::{
     Credentials, Errno, FileType, GROUPS_MAX, Ino, Operation, ROOT, RenameMode, Reply,
-    SetAttributes, SetTime, Time,
+    SetAttributes, SetTime, Time, Touch,
 };
 
 use super::harness::{
@@ -15,7 +15,7 @@ fn access(ino: Ino, mask: u8) -> Operation {
 }
 
 fn read(ino: Ino) -> Operation {
-    Operation::Read { ino, offset: 0, length: 10, touch: false }
+    Operation::Read { ino, offset: 0, length: 10, touch: Touch::Never }
 }
 
 fn owned(host: &mut Host, name: &str, mode: u32) -> Ino {

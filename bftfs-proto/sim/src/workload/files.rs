@@ -1,8 +1,9 @@
 //! The file service under many clients, compared with the reference file system.
 
 use bftfs_fs::{
-    Attributes, Call, Credentials, FileSystem, FileType, GROUPS_MAX, Ino, Operation, ROOT,
-    RenameMode, Reply, SetAttributes, SetTime, Time, XattrMode, decode_outcome, encode_outcome,
+    Allocation, Attributes, Call, Credentials, FileSystem, FileType, GROUPS_MAX, Ino, Operation,
+    ROOT, RenameMode, Reply, SetAttributes, SetTime, Sought, Time, Touch, XattrMode,
+    decode_outcome, encode_outcome,
 };
 use bftfs_fs_reference::{Circumstances, Reference};
 use bftfs_proto::Tree;
@@ -85,7 +86,8 @@ impl Workload for FilesLoad {
         let credentials = anybody(rng);
         let operation = self.operation(rng);
         // Now and then a read is ordered, and what changes something asked for as a read.
-        let how = match (operation.is_read_only(), rng.u8(0..20)) {
+        let reads = operation.is_read_only() || operation.touch() == Touch::Relative;
+        let how = match (reads, rng.u8(0..20)) {
             (true, 0..14) | (false, 0) => How::Read,
             _ => How::Ordered,
         };
@@ -121,7 +123,7 @@ impl Workload for FilesLoad {
     }
 
     fn judge(&self, order: &Order, state: &Tree) -> Result<(), Violation> {
-        let mut files = Files(self.reference());
+        let mut files = Files { model: self.reference(), time: Wall(0) };
         self.calls.judge(&mut files, order)?;
         match bftfs_fs::check(state).first() {
             Some(damage) => Err(format!("I7: the file system is damaged: {damage:?}")),
@@ -131,15 +133,19 @@ impl Workload for FilesLoad {
 }
 
 /// The file service without replicas.
-struct Files(Reference);
+struct Files {
+    model: Reference,
+    /// Of the last operation.
+    time: Wall,
+}
 
 impl Model for Files {
     fn perform(&mut self, context: &Context, operation: &Bytes) -> Bytes {
-        let call = Call::decode(operation).ok();
-        let outcome = match call.filter(|call| call.credentials.groups.len() <= GROUPS_MAX) {
+        self.time = context.time;
+        let outcome = match parse(operation) {
             Some(Call { credentials, operation }) => {
                 let (session, now) = (context.session.0, context.time.into());
-                self.0.perform(Circumstances { who: &credentials, session, now }, &operation)
+                self.model.perform(Circumstances { who: &credentials, session, now }, &operation)
             }
             None => Err(bftfs_fs::Errno::EINVAL),
         };
@@ -147,17 +153,23 @@ impl Model for Files {
     }
 
     fn query(&mut self, operation: &Bytes) -> Option<Bytes> {
-        let call = Call::decode(operation).ok()?;
-        call.operation.is_read_only().then(|| self.perform(&nobody(), operation))
+        let Call { credentials, operation } = parse(operation)?;
+        let at = Circumstances { who: &credentials, session: 0, now: self.time.into() };
+        self.model.query(at, &operation).as_ref().map(encode_outcome)
     }
 
     fn close(&mut self, session: SessionId) {
-        self.0.close(session.0);
+        self.model.close(session.0);
     }
 
     fn show(result: &Bytes) -> String {
         decode_outcome(result).map_or_else(|_| format!("{result:?}"), |told| format!("{told:?}"))
     }
+}
+
+fn parse(operation: &Bytes) -> Option<Call> {
+    let call = Call::decode(operation).ok();
+    call.filter(|call| call.credentials.groups.len() <= GROUPS_MAX)
 }
 
 fn nobody() -> Context {
@@ -170,15 +182,21 @@ impl Files {
         let looks = |ino| {
             [
                 Operation::Getattr { ino },
-                Operation::Read { ino, offset: 0, length: 1 << 20, touch: false },
-                Operation::Readlink { ino, touch: false },
+                Operation::Read { ino, offset: 0, length: 1 << 20, touch: Touch::Never },
+                Operation::Readlink { ino, touch: Touch::Never },
                 Operation::Listxattr { ino },
-                Operation::Readdir { ino, cookie: 0, bytes_max: 1 << 20, plus: true, touch: false },
+                Operation::Readdir {
+                    ino,
+                    cookie: 0,
+                    bytes_max: 1 << 20,
+                    plus: true,
+                    touch: Touch::Never,
+                },
             ]
         };
         let values = |ino| XATTRS.map(|name| Operation::Getxattr { ino, name: name.into() });
         let all = |ino| looks(ino).into_iter().chain(values(ino));
-        let inos = self.0.inos(|_| true).into_iter();
+        let inos = self.model.inos(|_| true).into_iter();
         for operation in inos.flat_map(all).chain([Operation::Statfs]) {
             let call = Call { credentials: Credentials::default(), operation }.encode();
             let found = service.query(state, &nobody(), &call);
@@ -275,7 +293,12 @@ impl Chooser<'_> {
     }
 
     fn looking(&mut self) -> Operation {
-        let touch = self.rng.u8(0..6) == 0;
+        let truncate = self.rng.u8(0..6) == 0;
+        let touch = match self.rng.u8(0..6) {
+            0 => Touch::Always,
+            1 | 2 => Touch::Relative,
+            _ => Touch::Never,
+        };
         match self.rng.u8(0..16) {
             0..3 => Operation::Lookup { parent: self.dir(), name: self.name() },
             3..6 => Operation::Getattr { ino: self.file() },
@@ -290,7 +313,7 @@ impl Chooser<'_> {
             }
             12 => Operation::Readlink { ino: self.ino(FileType::Symlink), touch },
             13 => Operation::Access { ino: self.file(), mask: self.mask() },
-            14 => Operation::Open { ino: self.file(), mask: self.mask(), truncate: touch },
+            14 => Operation::Open { ino: self.file(), mask: self.mask(), truncate },
             _ => Operation::Statfs,
         }
     }
@@ -315,6 +338,23 @@ impl Chooser<'_> {
 
     fn contents(&mut self) -> Operation {
         let (ino, append) = (self.file(), self.rng.bool());
+        let (offset, length) = (self.offset(), self.length().into());
+        let keep_size = self.rng.bool();
+        match self.rng.u8(0..12) {
+            0 => return Operation::Seek { ino, offset, sought: Sought::Data },
+            1 => return Operation::Seek { ino, offset, sought: Sought::Hole },
+            2 => return Operation::Allocate { ino, offset, length, how: Allocation::Punch },
+            3 => {
+                let how = Allocation::Zero { keep_size };
+                return Operation::Allocate { ino, offset, length, how };
+            }
+            4 | 5 => {
+                let (target, target_offset) = (self.file(), self.offset());
+                let touch = Touch::Relative;
+                return Operation::Copy { ino, offset, target, target_offset, length, touch };
+            }
+            _ => {}
+        }
         Operation::Write { ino, offset: self.offset(), append, data: self.data() }
     }
 
@@ -386,7 +426,7 @@ mod tests {
     fn most_operations_do_something() {
         let mut load = FilesLoad::of(2);
         let mut rng = Rng::with_seed(1);
-        let mut files = Files(load.reference());
+        let mut files = Files { model: load.reference(), time: Wall(0) };
         let mut done = 0;
         for ticket in 0..1000 {
             load.ask(&mut rng, ticket);

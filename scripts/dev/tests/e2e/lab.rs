@@ -18,8 +18,8 @@ const TEST_PATIENCE: Duration = Duration::from_secs(240);
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 static SIGNALS: Once = Once::new();
 
-/// Both ways to carry out reads.
-pub(crate) const MODES: [Mode; 2] = [Mode::Strict, Mode::RoLookup];
+/// All ways to carry out reads.
+pub(crate) const MODES: [Mode; 3] = [Mode::Strict, Mode::Relatime, Mode::RoLookup];
 
 /// A running cluster and a directory to work in.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use anyhow::Result;
 use crate::lab::{MODES, with_cluster};
 use crate::transcript::{Script, compare};
 
-/// Compares both modes on four replicas with a local directory.
+/// Compares all modes on four replicas with a local directory.
 fn same_as_local(script: impl Fn(&mut Script) -> Result<()>) {
     with_cluster(4, |lab| compare(lab, &MODES, script));
 }

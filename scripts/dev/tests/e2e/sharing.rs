@@ -11,8 +11,9 @@ use bftfs_dev::Mode;
 
 use crate::lab::with_cluster;
 
-const PAIRS: [(Mode, Mode); 3] = [
+const PAIRS: [(Mode, Mode); 4] = [
     (Mode::Strict, Mode::Strict),
+    (Mode::Relatime, Mode::Relatime),
     (Mode::RoLookup, Mode::RoLookup),
     (Mode::Strict, Mode::RoLookup),
 ];

@@ -4,8 +4,8 @@ use std::os::fd::OwnedFd;
 
 use anyhow::Result;
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, SeekFrom, fdatasync, fstat, fsync, ftruncate, mkdirat,
-    mknodat, openat, renameat, seek, unlinkat,
+    AtFlags, FallocateFlags, FileType, Mode, OFlags, SeekFrom, copy_file_range, fallocate,
+    fdatasync, fstat, fsync, ftruncate, mkdirat, mknodat, openat, renameat, seek, unlinkat,
 };
 use rustix::io::{pread, pwrite, read, write};
 
@@ -118,9 +118,20 @@ fn random_writes_read_back_as_on_a_local_directory() {
         for round in 0..150_u8 {
             let offset = numbers.below(300_000);
             let length = usize::try_from(numbers.below(70_000))?;
-            match numbers.below(4) {
+            let bytes = length as u64;
+            match numbers.below(8) {
                 0 => s.run("cut", |_| ftruncate(&file, offset)),
-                1 => {
+                1 => s.run("punch", |_| {
+                    let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                    fallocate(&file, mode, offset, bytes)
+                }),
+                2 => s.run("zero", |_| fallocate(&file, FallocateFlags::ZERO_RANGE, offset, bytes)),
+                3 => s.run("copy", |_| {
+                    let (mut from, mut to) = (offset, numbers.below(300_000));
+                    copy_file_range(&file, Some(&mut from), &file, Some(&mut to), length)
+                        .map(|_| ())
+                }),
+                4 | 5 => {
                     let mut bytes = vec![0; length];
                     let read = s.run("read", |_| pread(&file, &mut bytes, offset));
                     bytes.truncate(read.unwrap_or(0));
