@@ -79,3 +79,22 @@ fn keys_of_no_table_and_malformed_records_are_found() {
         assert_ne!(check(&host.tree), [], "{key:02x?}");
     }
 }
+
+#[test]
+fn attributes_that_contradict_their_inode_are_found() {
+    let host = full();
+    let xattrs: Vec<Vec<u8>> = host.tree.prefix(&[9]).map(|(key, _)| key.into()).collect();
+    let access = xattrs.iter().find(|key| key.ends_with(b"posix_acl_access")).expect("there");
+    let value = Vec::from(&host.tree.get(access).expect("there")[..]);
+    // Another attribute of the same size, so that only the mark is wrong.
+    let mut tree = host.tree.clone();
+    tree.remove(access);
+    tree.insert(&[&access[..9], b"user.", &[b'x'; 18]].concat(), &value[..]);
+    assert_ne!(check(&tree), []);
+    // Byte 6 has the owner's permissions, and the last entry's tag is no longer that of others.
+    for (at, bits) in [(6, 1), (value.len() - 8, 2)] {
+        let mut tree = host.tree.clone();
+        tree.update(access, |acl| acl[at] ^= bits);
+        assert_ne!(check(&tree), [], "byte {at}");
+    }
+}
