@@ -1,11 +1,14 @@
 //! Finds damage: every rule that the tables keep, recomputed from all of them.
 
+mod locks;
+
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
+use bftfs_proto::types::SessionId;
 use bftfs_state::{Entry, Found, Tree};
 use serde::de::DeserializeOwned;
 
@@ -15,6 +18,7 @@ use crate::layout::{
     self, BLOCK_BYTES, COOKIE_FIRST, Dentry, FILE_BYTES_MAX, Garbage, Inode, Slot, Superblock,
     TARGET_BYTES_MAX, table,
 };
+use crate::locks::{FileLocks, SessionLocks};
 
 /// A broken rule, in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +45,7 @@ pub fn check(tree: &Tree) -> Vec<Damage> {
     tables.check_inodes();
     tables.check_orphans();
     tables.check_forks();
+    tables.check_locks();
     tables.check_superblock();
     tables.damages
 }
@@ -57,6 +62,10 @@ struct Tables {
     /// Kept files and how often each is.
     orphans: BTreeMap<Ino, u64>,
     garbage: BTreeSet<Garbage>,
+    locks: BTreeMap<Ino, FileLocks>,
+    session_locks: BTreeMap<SessionId, SessionLocks>,
+    /// Which sessions say that they have locks of which files.
+    locked: BTreeSet<(SessionId, Ino)>,
     damages: Vec<Damage>,
 }
 
@@ -105,6 +114,16 @@ impl Tables {
             }
             table::GARBAGE if entry.is_empty() => {
                 self.garbage.insert(Garbage::from_key(key)?);
+            }
+            table::LOCKS => {
+                self.locks.insert(Ino(number(key)?), record(&bytes)?);
+            }
+            table::SESSION_LOCKS if key.len() == 9 => {
+                self.session_locks.insert(SessionId(number(key)?), record(&bytes)?);
+            }
+            table::SESSION_LOCKS if entry.is_empty() => {
+                let (session, ino) = layout::split_two(key)?;
+                self.locked.insert((SessionId(session), Ino(ino)));
             }
             _ => return None,
         }

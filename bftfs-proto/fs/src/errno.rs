@@ -53,4 +53,10 @@ errno! {
     ELOOP = 40, "too many levels";
     /// There is no such inode any more.
     ESTALE = 116, "stale file handle";
+    /// A lock of another owner is in the way.
+    EAGAIN = 11, "locked by another";
+    /// Whoever holds the lock waits, directly or not, for the one who asks.
+    EDEADLK = 35, "deadlock avoided";
+    /// The file or the session has as many locks as it can have.
+    ENOLCK = 37, "too many locks";
 }

@@ -13,6 +13,9 @@
 //! target      6 ino                 raw target of a symbolic link
 //! orphan      7 session ino         nothing: the session keeps a file without names
 //! garbage     8 kind number         nothing: blocks or orphans to be removed bit by bit
+//! locks       10 ino                FileLocks: locks of the file, and who waits for them
+//! session     11 session            SessionLocks: how many it has, and where it waits
+//!             11 session ino        nothing: the session has locks or waits on that file
 //! ```
 //! A fork is the contents of a file. It starts with the file's own number and gets a new one when
 //! a big file is cut, so that the old blocks can be removed later. Bytes that no block holds are
@@ -65,8 +68,9 @@ pub(crate) mod table {
     pub(crate) const BLOCK: u8 = 5;
     pub(crate) const TARGET: u8 = 6;
     pub(crate) const ORPHAN: u8 = 7;
-    /// The last one: the first key from here on is garbage or there is none.
     pub(crate) const GARBAGE: u8 = 8;
+    pub(crate) const LOCKS: u8 = 10;
+    pub(crate) const SESSION_LOCKS: u8 = 11;
 }
 
 /// What the file system is as a whole.
@@ -155,7 +159,7 @@ pub(crate) struct Slot {
 pub(crate) enum Garbage {
     /// The blocks of a fork that no file has.
     Fork(u64),
-    /// The orphans of a session that is closed.
+    /// The orphans and locks of a session that is closed.
     Session(SessionId),
 }
 
@@ -232,6 +236,19 @@ pub(crate) fn orphan_key(session: SessionId, ino: Ino) -> [u8; 17] {
 /// Below it are all orphans of a session.
 pub(crate) fn orphans_key(session: SessionId) -> [u8; 9] {
     one(table::ORPHAN, session.0)
+}
+
+pub(crate) fn locks_key(ino: Ino) -> [u8; 9] {
+    one(table::LOCKS, ino.0)
+}
+
+/// Below it are all files that the session has locked.
+pub(crate) fn session_locks_key(session: SessionId) -> [u8; 9] {
+    one(table::SESSION_LOCKS, session.0)
+}
+
+pub(crate) fn locked_key(session: SessionId, ino: Ino) -> [u8; 17] {
+    two(table::SESSION_LOCKS, session.0, ino.0)
 }
 
 /// Splits a key of two numbers.

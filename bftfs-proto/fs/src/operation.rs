@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attributes::{Attributes, FileType, Ino, SetTime, Statistics};
 use crate::errno::Errno;
+use crate::locks::Lock;
 
 /// Most bytes of one [`Operation::Read`]; asking for more gets this many.
 pub const READ_BYTES_MAX: u32 = 1 << 20;
@@ -250,6 +251,38 @@ pub enum Operation {
         /// At most [`RELEASES_MAX`].
         inos: Vec<Ino>,
     },
+    /// Takes, changes or gives up a lock of a regular file. Gives [`Reply::Locked`], or, if one
+    /// waits for it, [`Reply::Waiting`]: then asking the same again tells whether it is granted.
+    SetLock {
+        /// Of which file.
+        ino: Ino,
+        /// What the owner is to have in this range from now on.
+        lock: Lock,
+        /// Whether to wait for those in the way; otherwise they are an error.
+        wait: bool,
+    },
+    /// Which lock of another owner is in the way of this one. Gives [`Reply::Conflict`].
+    GetLock {
+        /// Of which file.
+        ino: Ino,
+        /// What would be asked for. For [`crate::LockKind::Unlock`], the first that would go.
+        lock: Lock,
+    },
+    /// Stops waiting for a lock. Gives [`Reply::Done`], or [`Reply::Locked`] if it was granted.
+    CancelLock {
+        /// Of which file.
+        ino: Ino,
+        /// What was asked for.
+        lock: Lock,
+    },
+    /// Gives up all locks of an owner on a file, also those that it waits for. Gives
+    /// [`Reply::Done`].
+    ReleaseLocks {
+        /// Of which file.
+        ino: Ino,
+        /// Whose, in this session.
+        owner: u64,
+    },
 }
 
 /// What a rename does about a name that exists (renameat2(2)).
@@ -315,6 +348,16 @@ pub enum Reply {
         /// The file that has no name left and is kept for this session; release it.
         kept: Option<Ino>,
     },
+    /// The lock is held, or given up.
+    Locked {
+        /// Whether its owner holds any lock of the file now.
+        any: bool,
+    },
+    /// Others are in the way of a lock; its owner waits.
+    Waiting,
+    /// The first lock in the way, if there is one. Owner and process are 0 if it is of another
+    /// session.
+    Conflict(Option<Lock>),
 }
 
 /// One name in a directory.
@@ -342,7 +385,11 @@ impl Operation {
     #[must_use]
     pub const fn is_read_only(&self) -> bool {
         match self {
-            Self::Lookup { .. } | Self::Getattr { .. } | Self::Access { .. } | Self::Statfs => true,
+            Self::Lookup { .. }
+            | Self::Getattr { .. }
+            | Self::Access { .. }
+            | Self::Statfs
+            | Self::GetLock { .. } => true,
             Self::Readlink { touch, .. }
             | Self::Read { touch, .. }
             | Self::Readdir { touch, .. } => !*touch,
@@ -375,6 +422,10 @@ impl Operation {
             Self::Rename { .. } => "rename",
             Self::Write { .. } => "write",
             Self::Release { .. } => "release",
+            Self::SetLock { .. } => "set-lock",
+            Self::GetLock { .. } => "get-lock",
+            Self::CancelLock { .. } => "cancel-lock",
+            Self::ReleaseLocks { .. } => "release-locks",
         }
     }
 }

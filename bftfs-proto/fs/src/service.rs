@@ -66,11 +66,12 @@ impl Service for FileSystem {
 
     fn execute(&self, state: &mut Tree, context: &Context, operation: &Bytes) -> Bytes {
         let outcome = parse(operation).and_then(|call| {
-            let view = View { tree: state, who: &call.credentials };
+            let session = context.session;
+            let view = View { tree: state, who: &call.credentials, session };
             if call.operation.is_read_only() {
                 return answer(view, &call.operation).expect("it changes nothing");
             }
-            let mut change = begin(state, &call.credentials, context.session, context.time);
+            let mut change = begin(state, &call.credentials, session, context.time);
             let outcome = perform(&mut change, &call.operation);
             change.sweep();
             outcome
@@ -78,10 +79,12 @@ impl Service for FileSystem {
         encode_outcome(&outcome)
     }
 
-    fn query(&self, state: &Tree, _: &Context, operation: &Bytes) -> Option<Bytes> {
+    fn query(&self, state: &Tree, context: &Context, operation: &Bytes) -> Option<Bytes> {
         let outcome = match parse(operation) {
             Ok(call) if call.operation.is_read_only() => {
-                answer(View { tree: state, who: &call.credentials }, &call.operation)?
+                let session = context.session;
+                let view = View { tree: state, who: &call.credentials, session };
+                answer(view, &call.operation)?
             }
             Ok(_) => return None,
             Err(errno) => Err(errno),
@@ -124,6 +127,7 @@ fn answer(view: View<'_>, operation: &Operation) -> Option<Outcome> {
         }
         Operation::Statfs => view.statfs(),
         Operation::Open { ino, mask, truncate: false } => view.open(ino, mask, false),
+        Operation::GetLock { ino, ref lock } => view.get_lock(ino, lock),
         _ => return None,
     })
 }
@@ -151,6 +155,9 @@ fn perform(change: &mut Change<'_>, operation: &Operation) -> Outcome {
             change.write(ino, offset, append, data)
         }
         Operation::Release { ref inos } => change.release(inos),
+        Operation::SetLock { ino, ref lock, wait } => change.set_lock(ino, lock, wait),
+        Operation::CancelLock { ino, ref lock } => change.cancel_lock(ino, lock),
+        Operation::ReleaseLocks { ino, owner } => change.release_locks(ino, owner),
         Operation::Read { ino, length, .. } => look_and_touch(change, operation, ino, length > 0),
         Operation::Readlink { ino, .. } | Operation::Readdir { ino, .. } => {
             look_and_touch(change, operation, ino, true)
@@ -158,6 +165,7 @@ fn perform(change: &mut Change<'_>, operation: &Operation) -> Outcome {
         Operation::Lookup { .. }
         | Operation::Getattr { .. }
         | Operation::Access { .. }
+        | Operation::GetLock { .. }
         | Operation::Statfs => answer(change.view(), operation).expect("it changes nothing"),
     }
 }

@@ -50,7 +50,7 @@ impl Reference {
             Operation::Release { inos } => {
                 for ino in inos {
                     if self.kept.remove(&(at.session, ino.0)) {
-                        self.files.remove(&ino.0);
+                        self.remove_file(ino.0);
                     }
                 }
                 Ok(Reply::Done)
@@ -58,6 +58,10 @@ impl Reference {
             Operation::Write { ino, offset, append, data } => {
                 self.write(at, *ino, (!append).then_some(*offset), data)
             }
+            Operation::SetLock { .. }
+            | Operation::GetLock { .. }
+            | Operation::CancelLock { .. }
+            | Operation::ReleaseLocks { .. } => self.perform_lock(at, operation),
             _ => self.look(at, operation),
         }
     }

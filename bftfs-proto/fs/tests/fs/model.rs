@@ -1,8 +1,8 @@
 //! Random operations, on the file service and on the model of it.
 
 use bftfs_fs::{
-    Call, Credentials, FileSystem, FileType, Ino, Operation, RenameMode, SetAttributes, SetTime,
-    Time,
+    Call, Credentials, FileSystem, FileType, Ino, Lock, LockKind, Operation, RenameMode,
+    SetAttributes, SetTime, Time,
 };
 use bftfs_fs_reference::{Circumstances, Reference};
 use bftfs_proto::Tree;
@@ -76,7 +76,12 @@ fn aim(operation: &mut Operation, model: &Reference) {
         Operation::Readlink { ino, .. } => {
             choose(ino, &model.inos(|kind| kind == FileType::Symlink));
         }
-        Operation::Read { ino, .. } | Operation::Write { ino, .. } => choose(ino, &regular),
+        Operation::Read { ino, .. }
+        | Operation::Write { ino, .. }
+        | Operation::SetLock { ino, .. }
+        | Operation::GetLock { ino, .. }
+        | Operation::CancelLock { ino, .. }
+        | Operation::ReleaseLocks { ino, .. } => choose(ino, &regular),
         Operation::Getattr { ino }
         | Operation::Access { ino, .. }
         | Operation::Open { ino, .. }
@@ -234,8 +239,32 @@ fn changing() -> BoxedStrategy<Operation> {
     .boxed()
 }
 
+/// Few owners, places and processes, so that locks meet.
+fn lock() -> impl Strategy<Value = Lock> {
+    let kind = prop_oneof![
+        2 => Just(LockKind::Read),
+        4 => Just(LockKind::Write),
+        1 => Just(LockKind::Unlock),
+    ];
+    let end = prop_oneof![9 => 0..9_u64, 1 => Just(i64::MAX as u64), 1 => Just(u64::MAX)];
+    (0..9_u64, end, kind, 1..3_u64, 7..9_u32)
+        .prop_map(|(start, end, kind, owner, pid)| Lock { start, end, kind, owner, pid })
+}
+
+fn locking() -> BoxedStrategy<Operation> {
+    prop_oneof![
+        6 => (ino(), lock(), any::<bool>()).prop_map(|(ino, lock, wait)| {
+            Operation::SetLock { ino, lock, wait }
+        }),
+        1 => (ino(), lock()).prop_map(|(ino, lock)| Operation::GetLock { ino, lock }),
+        1 => (ino(), lock()).prop_map(|(ino, lock)| Operation::CancelLock { ino, lock }),
+        1 => (ino(), 1..3_u64).prop_map(|(ino, owner)| Operation::ReleaseLocks { ino, owner }),
+    ]
+    .boxed()
+}
+
 fn step() -> impl Strategy<Value = Step> {
-    let operation = prop_oneof![2 => looking(), 4 => making(), 4 => changing()];
+    let operation = prop_oneof![2 => looking(), 4 => making(), 4 => changing(), 4 => locking()];
     prop_oneof![
         30 => (anybody(), 1..3_u64, operation).prop_map(|(who, session, operation)| {
             Step::Call { who, session, operation }
@@ -248,18 +277,23 @@ fn step() -> impl Strategy<Value = Step> {
 /// Every file of the model, as the file service shows it.
 fn compare(host: &mut Host, model: &mut Reference) {
     let who = root();
+    let session = host.session.0;
+    // An owner who has no locks sees those of all others.
+    let lock = |start| Lock { start, end: start, kind: LockKind::Write, owner: 99, pid: 0 };
     let looks = |ino| {
-        [
+        let locks = [0, 1, 3, 5, 7, 8, 9].map(|at| Operation::GetLock { ino, lock: lock(at) });
+        let others = [
             Operation::Getattr { ino },
             Operation::Read { ino, offset: 0, length: 80_000, touch: false },
             Operation::Readlink { ino, touch: false },
             Operation::Readdir { ino, cookie: 0, bytes_max: 1 << 20, plus: true, touch: false },
-        ]
+        ];
+        locks.into_iter().chain(others)
     };
     let operations = model.inos(|_| true).into_iter().flat_map(looks).chain([Operation::Statfs]);
     for operation in operations {
         let now = host.now();
-        let expected = model.perform(Circumstances { who: &who, session: 0, now }, &operation);
+        let expected = model.perform(Circumstances { who: &who, session, now }, &operation);
         let call = Call { credentials: who.clone(), operation }.encode();
         let found = host.query(&call).map(|bytes| bftfs_fs::decode_outcome(&bytes));
         assert_eq!(found, Some(Ok(expected)));
