@@ -79,9 +79,7 @@ impl Claim {
     }
 
     fn conflicts(&self, other: &Self) -> bool {
-        self.owner != other.owner
-            && (self.exclusive || other.exclusive)
-            && self.overlaps(other)
+        self.owner != other.owner && (self.exclusive || other.exclusive) && self.overlaps(other)
     }
 
     /// Whether the two are one lock in two pieces.
@@ -302,6 +300,7 @@ impl Change<'_> {
         let claim = view.claim(lock);
         let before = view.file_locks(ino);
         let mut after = before.clone();
+        let mut granted = true;
         if lock.kind == LockKind::Unlock {
             after.clear(&claim);
         } else if after.blockers(&claim).next().is_none() {
@@ -314,20 +313,24 @@ impl Change<'_> {
             after.waiting.retain(|waiting| *waiting != claim);
             self.save_locks(ino, &before, &after);
             return Err(Errno::EDEADLK);
-        } else if !after.waiting.contains(&claim) {
-            after.waiting.push(claim);
+        } else {
+            granted = false;
+            if !before.waiting.contains(&claim) {
+                after.waiting.push(claim);
+            }
         }
         view.check_growth(&before, &after)?;
         after.grant();
         self.save_locks(ino, &before, &after);
-        if after.waiting.contains(&claim) {
-            return Ok(Reply::Waiting);
-        }
-        Ok(Reply::Locked { any: after.held.iter().any(|held| held.owner == claim.owner) })
+        let any = after.held.iter().any(|held| held.owner == claim.owner);
+        Ok(if granted { Reply::Locked { any } } else { Reply::Waiting })
     }
 
     /// Gives up waiting, unless the lock was granted before.
     pub(crate) fn cancel_lock(&mut self, ino: Ino, lock: &Lock) -> Outcome {
+        if lock.kind == LockKind::Unlock {
+            return Err(Errno::EINVAL);
+        }
         let claim = self.view().claim(lock);
         let before = self.view().file_locks(ino);
         let mut after = before.clone();
@@ -372,7 +375,8 @@ impl Change<'_> {
     /// A file of which the session has locks.
     pub(crate) fn locked_by(&self, session: SessionId) -> Option<Ino> {
         let from = layout::locked_key(session, Ino(0));
-        let (key, _) = self.tree.range(&from, &layout::locked_key(session, Ino(u64::MAX))).next()?;
+        let (key, _) =
+            self.tree.range(&from, &layout::locked_key(session, Ino(u64::MAX))).next()?;
         let (_, ino) = layout::split_two(key).expect("the key of a locked file has two numbers");
         Some(Ino(ino))
     }

@@ -129,6 +129,7 @@ impl Reference {
             }
             Operation::GetLock { ino, ref lock } => self.get_lock(at, ino, me(lock.owner), lock),
             Operation::CancelLock { ino, ref lock } => {
+                when(Errno::EINVAL, lock.kind == LockKind::Unlock)?;
                 let granted = |held: &Lock| {
                     held.kind == lock.kind && held.start <= lock.start && lock.end <= held.end
                 };

@@ -5,6 +5,7 @@ mod damage;
 mod document;
 mod harness;
 mod keeping;
+mod locks;
 mod model;
 mod names;
 mod rights;

@@ -1,7 +1,7 @@
 //! Random operations, on the file service and on the model of it.
 
 use bftfs_fs::{
-    Call, Credentials, FileSystem, FileType, Ino, Lock, LockKind, Operation, RenameMode,
+    Call, Credentials, FileSystem, FileType, Ino, Lock, LockKind, Operation, ROOT, RenameMode,
     SetAttributes, SetTime, Time,
 };
 use bftfs_fs_reference::{Circumstances, Reference};
@@ -247,8 +247,13 @@ fn lock() -> impl Strategy<Value = Lock> {
         1 => Just(LockKind::Unlock),
     ];
     let end = prop_oneof![9 => 0..9_u64, 1 => Just(i64::MAX as u64), 1 => Just(u64::MAX)];
-    (0..9_u64, end, kind, 1..3_u64, 7..9_u32)
-        .prop_map(|(start, end, kind, owner, pid)| Lock { start, end, kind, owner, pid })
+    (0..9_u64, end, kind, 1..3_u64, 7..9_u32).prop_map(|(start, end, kind, owner, pid)| Lock {
+        start,
+        end,
+        kind,
+        owner,
+        pid,
+    })
 }
 
 fn locking() -> BoxedStrategy<Operation> {
@@ -335,6 +340,35 @@ proptest! {
         prop_assert_eq!(host.tree.seal().root, other.tree.seal().root);
         let reopened = reopen(&mut other.tree);
         prop_assert_eq!(reopened.digest(), host.tree.digest());
+    }
+
+    #[test]
+    fn locks_are_those_of_the_model(steps in vec((1..3_u64, 0..2_u64, locking(), 0..60_u8), 1..80)) {
+        let mut host = Host::new();
+        let mut model = Reference::new(1 << 40, 1 << 20, 0o777);
+        let who = root();
+        let make = ["a", "b"].map(|name| super::harness::create(ROOT, name, 0o644));
+        let locks = steps.into_iter().map(|(session, file, mut operation, close)| {
+            match &mut operation {
+                Operation::SetLock { ino, .. }
+                | Operation::GetLock { ino, .. }
+                | Operation::CancelLock { ino, .. }
+                | Operation::ReleaseLocks { ino, .. } => *ino = Ino(ROOT.0 + 1 + file),
+                other => panic!("{other:?} is not about locks"),
+            }
+            (session, operation, close == 0)
+        });
+        for (session, operation, close) in make.map(|make| (1, make, false)).into_iter().chain(locks) {
+            host.session = SessionId(session);
+            let found = host.call(&who, operation.clone());
+            let at = Circumstances { who: &who, session, now: host.now() };
+            prop_assert_eq!(found, model.perform(at, &operation), "{:?}", operation);
+            if close {
+                host.close(SessionId(session));
+                model.close(session);
+            }
+            compare(&mut host, &mut model);
+        }
     }
 
     #[test]
