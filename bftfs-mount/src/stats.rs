@@ -23,7 +23,7 @@ kinds! {
     Rename "rename", Link "link", Open "open", Read "read", Write "write", Flush "flush",
     Release "release", Fsync "fsync", Opendir "opendir", Readdir "readdir",
     Readdirplus "readdirplus", Releasedir "releasedir", Fsyncdir "fsyncdir", Statfs "statfs", Access "access",
-    Create "create",
+    Create "create", Getlk "getlk", Setlk "setlk",
 }
 
 /// Requests of one kind.
