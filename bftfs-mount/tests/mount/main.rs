@@ -3,6 +3,8 @@
 mod costs;
 mod double;
 mod kernel;
+mod locker;
+mod locks;
 mod mounted;
 mod script;
 mod volume;
