@@ -20,7 +20,7 @@ use super::wire::Granted;
 use super::{Cluster, Error, Process, Then, Volume};
 
 use owners::{Holds, Owner, Owners};
-use wait::{LATE, Waits};
+use wait::{LATE, Waiter, Waits};
 
 /// The locks of one mount.
 #[derive(Debug, Default)]
@@ -61,18 +61,24 @@ impl<C: Cluster> Volume<C> {
         if lock.kind != LockKind::Unlock && file.is_lost() {
             return then(Err(Error::IO));
         }
-        if !owners.asks(owner, handle) {
-            return then(Err(Error::TIMEDOUT));
-        }
-        if wait && lock.kind != LockKind::Unlock {
-            return self.wait_for_lock(process, file.who.clone(), owner, lock, then);
-        }
-        let operation = Operation::SetLock { ino: file.ino, lock, wait: false };
+        let operation = Operation::SetLock { ino: file.ino, lock, wait };
+        let request = self.prepare(file.who.clone(), operation, How::Ordered);
         let volume = self.clone();
-        self.ask_for(file.who.clone(), operation, How::Ordered, move |answer| {
-            volume.told(owner, holds(&answer));
-            then(answer.map(drop));
-        });
+        let ask = move |may: bool| {
+            if !may {
+                then(Err(Error::TIMEDOUT));
+            } else if wait && lock.kind != LockKind::Unlock {
+                let who = file.who.clone();
+                volume.wait_for_lock(request, Waiter { process, who, owner, lock }, then);
+            } else {
+                let asked = volume.clone();
+                volume.send(request, move |answer| {
+                    asked.told(owner, holds(&answer));
+                    then(answer.map(drop));
+                });
+            }
+        };
+        owners.asks(owner, handle, Box::new(ask));
     }
 
     /// The first lock in the way of this one.
@@ -133,8 +139,8 @@ impl<C: Cluster> Volume<C> {
         let volume = self.clone();
         self.ask_free(Credentials::default(), operation, move |answer| {
             let late = answer == Err(Error::TIMEDOUT);
+            volume.inner.locks.owners.has_let_go(owner, late);
             if late {
-                volume.inner.locks.owners.is_late(owner);
                 let again = volume.clone();
                 volume.inner.timer.after(LATE, Box::new(move || again.release_locks(owner, drop)));
             }

@@ -1,8 +1,8 @@
 //! File operations, from clients that may send any bytes.
 
 use bftfs_fs::{
-    Call, Credentials, FileSystem, FileType, Ino, Operation, Outcome, ROOT, RenameMode, Reply,
-    SetAttributes, SetTime, Time, check, decode_outcome,
+    Call, Credentials, FileSystem, FileType, Ino, Lock, LockKind, Operation, Outcome, ROOT,
+    RenameMode, Reply, SetAttributes, SetTime, Time, check, decode_outcome,
 };
 use bftfs_proto::config::RESULT_BYTES_MAX;
 use bftfs_proto::service::{Context, Service};
@@ -189,7 +189,8 @@ fn kind(pick: &mut Pick<'_>) -> FileType {
 
 /// A well-formed operation on `known` inodes, which need not be one that may succeed.
 fn operation(pick: &mut Pick<'_>, known: &[Ino]) -> Operation {
-    match pick.below(20) {
+    match pick.below(24) {
+        20..=23 => locking(pick, known),
         0..=9 => change(pick, known),
         10 => Operation::Null,
         11 => Operation::Lookup { parent: ino(pick, known), name: name(pick) },
@@ -216,6 +217,21 @@ fn operation(pick: &mut Pick<'_>, known: &[Ino]) -> Operation {
             let count = pick.index(most);
             Operation::Release { inos: (0..count).map(|_| ino(pick, known)).collect() }
         }
+    }
+}
+
+/// Few owners and places, so that locks meet; now and then a range that is none.
+fn locking(pick: &mut Pick<'_>, known: &[Ino]) -> Operation {
+    let kinds = [LockKind::Write, LockKind::Read, LockKind::Unlock];
+    let (ino, owner, kind) = (ino(pick, known), pick.below(3), kinds[pick.index(kinds.len())]);
+    let (start, length) = (pick.below(8), pick.below(8));
+    let end = if pick.rarely(16) { pick.word() } else { start + length };
+    let lock = Lock { start, end, kind, owner, pid: 7 };
+    match pick.below(8) {
+        0 => Operation::GetLock { ino, lock },
+        1 => Operation::CancelLock { ino, lock },
+        2 => Operation::ReleaseLocks { ino, owner },
+        _ => Operation::SetLock { ino, lock, wait: pick.flip() },
     }
 }
 

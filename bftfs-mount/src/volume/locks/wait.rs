@@ -10,12 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bftfs_fs::{Credentials, Ino, Lock, Operation};
-use bftfs_proto::client::How;
 
 use super::super::interrupts;
 use super::super::timer::Ticket;
 use super::super::wire::{Cancelled, Granted};
-use super::super::{Cluster, Error, Process, Then, Volume};
+use super::super::{Cluster, Error, Prepared, Process, Then, Volume};
 use super::holds;
 use super::owners::{Holds, Owner};
 
@@ -29,12 +28,17 @@ pub(super) const LATE: Duration = Duration::from_secs(1);
 /// Tells the kernel.
 type Reply = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
+/// Who waits for what.
+pub(super) struct Waiter {
+    pub(super) process: Process,
+    pub(super) who: Credentials,
+    pub(super) owner: Owner,
+    pub(super) lock: Lock,
+}
+
 /// A call that waits.
 struct Wait {
-    process: Process,
-    who: Credentials,
-    owner: Owner,
-    lock: Lock,
+    waiter: Waiter,
     state: Mutex<State>,
 }
 
@@ -70,15 +74,15 @@ impl Waits {
     }
 
     fn insert(&self, wait: &Arc<Wait>) {
-        self.lock().entry(wait.owner.ino).or_default().push(Arc::clone(wait));
+        self.lock().entry(wait.waiter.owner.ino).or_default().push(Arc::clone(wait));
     }
 
     fn remove(&self, wait: &Arc<Wait>) {
         let mut table = self.lock();
-        if let Some(waits) = table.get_mut(&wait.owner.ino) {
+        if let Some(waits) = table.get_mut(&wait.waiter.owner.ino) {
             waits.retain(|other| !Arc::ptr_eq(other, wait));
             if waits.is_empty() {
-                table.remove(&wait.owner.ino);
+                table.remove(&wait.waiter.owner.ino);
             }
         }
     }
@@ -101,14 +105,8 @@ impl Wait {
 }
 
 impl<C: Cluster> Volume<C> {
-    pub(super) fn wait_for_lock(
-        &self,
-        process: Process,
-        who: Credentials,
-        owner: Owner,
-        lock: Lock,
-        then: impl Then<()>,
-    ) {
+    /// Asks with `request` for a lock, and again until it is granted.
+    pub(super) fn wait_for_lock(&self, request: Prepared, waiter: Waiter, then: impl Then<()>) {
         let state = State {
             reply: Some(Box::new(then)),
             asking: true,
@@ -118,13 +116,10 @@ impl<C: Cluster> Volume<C> {
             pause: PAUSE,
             next: None,
         };
-        let wait = Arc::new(Wait { process, who, owner, lock, state: Mutex::new(state) });
+        let wait = Arc::new(Wait { waiter, state: Mutex::new(state) });
         self.inner.locks.waits.insert(&wait);
-        let operation = Operation::SetLock { ino: owner.ino, lock, wait: true };
         let volume = self.clone();
-        self.ask_for(wait.who.clone(), operation, How::Ordered, move |answer| {
-            volume.lock_answered(&wait, answer);
-        });
+        self.send(request, move |answer| volume.lock_answered(&wait, answer));
     }
 
     /// Locks of a file have gone, so that those who wait for it may have theirs: they ask at once.
@@ -143,9 +138,10 @@ impl<C: Cluster> Volume<C> {
         state.asking = true;
         state.next = None;
         drop(state);
-        let operation = Operation::SetLock { ino: wait.owner.ino, lock: wait.lock, wait: true };
+        let Waiter { who, owner, lock, .. } = &wait.waiter;
+        let operation = Operation::SetLock { ino: owner.ino, lock: *lock, wait: true };
         let (volume, asked) = (self.clone(), Arc::clone(wait));
-        self.ask_free(wait.who.clone(), operation, move |answer| {
+        self.ask_free(who.clone(), operation, move |answer| {
             volume.lock_answered(&asked, answer);
         });
     }
@@ -179,7 +175,7 @@ impl<C: Cluster> Volume<C> {
         let interrupted = Box::new(move || volume.interrupt_wait(&this));
         let this = Arc::clone(wait);
         let waits = move || this.state().reply.is_some();
-        interrupts::watch(&self.inner.timer, wait.process.pid, waits, interrupted);
+        interrupts::watch(&self.inner.timer, wait.waiter.process.pid, waits, interrupted);
     }
 
     /// The process is not to wait any longer, but it must know whether it has the lock.
@@ -199,9 +195,10 @@ impl<C: Cluster> Volume<C> {
     }
 
     fn cancel_lock(&self, wait: &Arc<Wait>) {
-        let operation = Operation::CancelLock { ino: wait.owner.ino, lock: wait.lock };
+        let Waiter { who, owner, lock, .. } = &wait.waiter;
+        let operation = Operation::CancelLock { ino: owner.ino, lock: *lock };
         let (volume, this) = (self.clone(), Arc::clone(wait));
-        self.ask_free(wait.who.clone(), operation, move |answer| match answer {
+        self.ask_free(who.clone(), operation, move |answer| match answer {
             Ok(Cancelled { granted: true }) => volume.end_wait(&this, Ok(()), Holds::Perhaps),
             Ok(_) => volume.end_wait(&this, Err(Error::INTR), Holds::Same),
             Err(_) => volume.end_wait(&this, Err(Error::INTR), Holds::Perhaps),
@@ -210,7 +207,7 @@ impl<C: Cluster> Volume<C> {
 
     fn end_wait(&self, wait: &Arc<Wait>, result: Result<(), Error>, holds: Holds) {
         self.inner.locks.waits.remove(wait);
-        self.told(wait.owner, holds);
+        self.told(wait.waiter.owner, holds);
         wait.reply(result);
     }
 }

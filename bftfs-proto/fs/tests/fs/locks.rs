@@ -85,9 +85,8 @@ impl Locks {
     }
 }
 
-fn held(outcome: Outcome) -> bool {
-    matches!(outcome, Ok(Reply::Locked { any: true }))
-}
+/// The owner has it, and so has some lock of the file.
+const HELD: Outcome = Ok(Reply::Locked { any: true });
 
 #[test]
 fn locks_to_read_share_and_locks_to_write_exclude() {
@@ -102,7 +101,7 @@ fn locks_to_read_share_and_locks_to_write_exclude() {
     }
     locks.take(A, Write, 0, END);
     assert_eq!(errno(locks.set(C, Read, 100, 100)), Errno::EAGAIN);
-    assert!(held(locks.set(A, Read, 0, END)), "nobody is in his own way");
+    assert_eq!(locks.set(A, Read, 0, END), HELD, "nobody is in his own way");
     locks.take(C, Read, 100, 100);
 }
 
@@ -116,7 +115,7 @@ fn an_owner_has_one_kind_of_lock_at_each_byte() {
     assert_eq!(locks.all(), [(Write, 10, 14), (Read, 15, 17), (Write, 18, 29)]);
     locks.take(A, Write, 15, 17);
     assert_eq!(locks.all(), [(Write, 10, 29)]);
-    assert!(held(locks.set(A, Unlock, 20, 22)), "there is more");
+    assert_eq!(locks.set(A, Unlock, 20, 22), HELD, "there is more");
     assert_eq!(locks.all(), [(Write, 10, 19), (Write, 23, 29)]);
     locks.take(A, Read, 0, END);
     assert_eq!(locks.all(), [(Read, 0, END)]);
@@ -149,11 +148,11 @@ fn who_waits_is_served_in_order_when_others_let_go() {
     assert_eq!(locks.wait(B, Read, 5, 5), Ok(Reply::Waiting), "it keeps its place");
     locks.take(A, Unlock, 0, 9);
     assert_eq!(locks.all(), [(Read, 5, 5), (Read, 9, 9)], "whoever fits passes one who does not");
-    assert!(held(locks.wait(B, Read, 5, 5)), "asking again tells");
+    assert_eq!(locks.wait(B, Read, 5, 5), HELD, "asking again tells");
     assert_eq!(locks.wait(C, Write, 0, 9), Ok(Reply::Waiting));
     locks.release(B);
     locks.take((2, 9), Unlock, 9, 9);
-    assert!(held(locks.wait(C, Write, 0, 9)));
+    assert_eq!(locks.wait(C, Write, 0, 9), HELD);
     assert_eq!(locks.all(), [(Write, 0, 9)]);
 }
 
@@ -163,7 +162,7 @@ fn a_lock_to_write_that_becomes_one_to_read_lets_readers_in() {
     locks.take(A, Write, 0, 9);
     assert_eq!(locks.wait(C, Read, 0, 9), Ok(Reply::Waiting));
     locks.take(A, Read, 0, 9);
-    assert!(held(locks.wait(C, Read, 0, 9)));
+    assert_eq!(locks.wait(C, Read, 0, 9), HELD);
 }
 
 #[test]
@@ -177,7 +176,7 @@ fn whoever_gives_up_waiting_gets_nothing_unless_he_has_it() {
     assert_eq!(locks.cancel(B, Write, 0, 4), Ok(Reply::Done), "twice is fine");
     locks.release(A);
     assert_eq!(locks.all(), [(Write, 0, 4)]);
-    assert!(held(locks.cancel(C, Write, 0, 4)), "it was granted before");
+    assert_eq!(locks.cancel(C, Write, 0, 4), HELD, "it was granted before");
     assert_eq!(locks.all(), [(Write, 0, 4)]);
     locks.release(C);
     assert_eq!(locks.cancel(C, Write, 0, 4), Ok(Reply::Done));
@@ -208,7 +207,7 @@ fn a_wait_that_would_never_end_is_refused() {
     assert_eq!(locks.wait((2, 9), Write, 0, 0), Ok(Reply::Waiting), "a stranger may wait for A");
     locks.ino = on[2];
     locks.release(C);
-    assert!(held(locks.wait(B, Write, 0, 0)), "the circle is none any more");
+    assert_eq!(locks.wait(B, Write, 0, 0), HELD, "the circle is none any more");
 }
 
 #[test]
@@ -241,7 +240,7 @@ fn the_end_of_a_session_lets_go_of_its_locks_and_waits() {
     assert_eq!(locks.all(), [(Write, 0, 9)]);
     locks.host.close(SessionId(1));
     assert_eq!(locks.all(), [(Write, 0, 0)]);
-    assert!(held(locks.wait(C, Write, 0, 0)));
+    assert_eq!(locks.wait(C, Write, 0, 0), HELD);
     locks.host.close(SessionId(2));
     assert_eq!(locks.host.tree.len(), 5, "superblock, root and the file with its two keys");
 }
@@ -304,7 +303,7 @@ fn only_those_who_may_use_a_file_lock_it() {
     let get = Operation::GetLock { ino, lock };
     let private = locks.host.make(create(ROOT, "private", 0o600)).ino;
     let stranger = user(7, 7, &[]);
-    assert!(held(locks.host.call(&stranger, set.clone())), "whoever may read it");
+    assert_eq!(locks.host.call(&stranger, set.clone()), HELD, "whoever may read it");
     assert_eq!(locks.host.call(&stranger, get), Ok(Reply::Conflict(None)));
     for operation in [
         Operation::SetLock { ino: private, lock, wait: true },
@@ -316,7 +315,8 @@ fn only_those_who_may_use_a_file_lock_it() {
     let unlock = Operation::SetLock { ino, lock: back, wait: false };
     locks.host.make(chmod(ino, 0o600));
     assert_eq!(errno(locks.host.call(&stranger, set)), Errno::EACCES, "a right that was taken");
-    assert!(!held(locks.host.call(&stranger, unlock)), "but whoever has one may give it back");
+    let none = Ok(Reply::Locked { any: false });
+    assert_eq!(locks.host.call(&stranger, unlock), none, "but whoever has one may give it back");
 }
 
 #[test]
@@ -379,5 +379,5 @@ fn waits_are_bounded_for_each_session() {
     assert_eq!(locks.wait((3, 9999), Write, 0, 0), Ok(Reply::Waiting), "another session may");
     locks.host.checked = true;
     locks.release(A);
-    assert!(held(locks.wait((2, 600), Write, 0, 0)));
+    assert_eq!(locks.wait((2, 600), Write, 0, 0), HELD);
 }
