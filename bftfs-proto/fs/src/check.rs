@@ -116,10 +116,10 @@ impl Tables {
                 self.garbage.insert(Garbage::from_key(key)?);
             }
             table::LOCKS => {
-                self.locks.insert(Ino(number(key)?), record(&bytes)?);
+                self.locks.insert(Ino(number(key)?), record(&entry.read())?);
             }
             table::SESSION_LOCKS if key.len() == 9 => {
-                self.session_locks.insert(SessionId(number(key)?), record(&bytes)?);
+                self.session_locks.insert(SessionId(number(key)?), record(&entry.read())?);
             }
             table::SESSION_LOCKS if entry.is_empty() => {
                 let (session, ino) = layout::split_two(key)?;

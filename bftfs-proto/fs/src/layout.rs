@@ -264,6 +264,17 @@ pub(crate) fn load<T: DeserializeOwned>(tree: &Tree, key: &[u8]) -> Option<T> {
     Some(postcard::from_bytes(&bytes).expect("records are as they were written"))
 }
 
+/// Reads a record that may be long, so that the store has it. If it is damaged there the tree gives
+/// nothing for it, and whatever is computed from that is worth nothing: any record will do.
+pub(crate) fn load_long<T: DeserializeOwned + Default>(tree: &Tree, key: &[u8]) -> T {
+    match tree.get(key) {
+        Some(bytes) if !bytes.is_empty() => {
+            postcard::from_bytes(&bytes).expect("records are as they were written")
+        }
+        _ => T::default(),
+    }
+}
+
 /// Writes a record.
 pub(crate) fn store<T: Serialize>(tree: &mut Tree, key: &[u8], record: &T) {
     let bytes = postcard::to_allocvec(record).expect("records serialise into memory");

@@ -207,11 +207,11 @@ impl View<'_> {
     }
 
     fn file_locks(&self, ino: Ino) -> FileLocks {
-        layout::load(self.tree, &layout::locks_key(ino)).unwrap_or_default()
+        layout::load_long(self.tree, &layout::locks_key(ino))
     }
 
     fn session_locks(&self, session: SessionId) -> SessionLocks {
-        layout::load(self.tree, &layout::session_locks_key(session)).unwrap_or_default()
+        layout::load_long(self.tree, &layout::session_locks_key(session))
     }
 
     /// Locks are for those who may use the file: nobody else can have it open.
@@ -413,7 +413,8 @@ impl Change<'_> {
             return;
         }
         let mut locks = self.view().session_locks(session);
-        locks.claims = locks.claims - old.claims + new.claims;
+        // Fewer than were counted only if the record was damaged.
+        locks.claims = (locks.claims + new.claims).saturating_sub(old.claims);
         for owner in &old.waits {
             locks.waits.remove(&(*owner, ino));
         }

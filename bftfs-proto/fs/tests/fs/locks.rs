@@ -2,9 +2,12 @@
 
 use bftfs_fs::{
     Call, Errno, FILE_LOCKS_MAX, Ino, Lock, LockKind, Operation, Outcome, ROOT, Reply,
-    SESSION_LOCKS_MAX, SESSION_WAITS_MAX, decode_outcome,
+    SESSION_LOCKS_MAX, SESSION_WAITS_MAX, check, decode_outcome,
 };
+use bftfs_proto::Tree;
+use bftfs_proto::service::Service;
 use bftfs_proto::types::SessionId;
+use bftfs_state_memory::Memory;
 
 use super::harness::{Host, chmod, create, errno, mkdir, root, unlink, unlink_kept, user};
 use LockKind::{Read, Unlock, Write};
@@ -371,6 +374,48 @@ fn locks_are_bounded_for_each_file_and_session() {
     locks.take(C, Read, 0, 0);
     locks.host.checked = true;
     locks.release(C);
+}
+
+#[test]
+fn locks_that_the_store_has_damaged_are_missed_and_nobody_panics() {
+    let memory = Memory::new();
+    let mut locks = Locks::new();
+    locks.host.tree = Tree::over(memory.clone());
+    locks.host.service.genesis(&mut locks.host.tree);
+    locks.ino = locks.host.make(create(ROOT, "f", 0o644)).ino;
+    for at in 0..100 {
+        locks.take(A, Read, 10 * at, 10 * at);
+        let blocked = locks.wait((2, at), Write, 0, END);
+        assert_eq!(blocked, Ok(Reply::Waiting));
+    }
+    locks.host.tree.seal();
+    assert_eq!(check(&locks.host.tree), [], "long records are read for that");
+    let away: Vec<_> = [10, 11]
+        .into_iter()
+        .flat_map(|table| locks.host.tree.prefix(&[table]))
+        .filter_map(|(_, entry)| entry.away())
+        .collect();
+    assert_eq!(away.len(), 2, "the file's locks, and the waits of session 2");
+    for digest in away {
+        memory.damage(digest);
+    }
+    locks.host.checked = false;
+    let (ino, claim) = (locks.ino, lock(C, Write, 0, END));
+    for operation in [
+        Operation::GetLock { ino, lock: claim },
+        Operation::SetLock { ino, lock: claim, wait: true },
+        Operation::CancelLock { ino, lock: claim },
+        Operation::ReleaseLocks { ino, owner: claim.owner },
+    ] {
+        let mut host = Locks::new().host;
+        host.checked = false;
+        host.tree = locks.host.tree.clone();
+        host.session = SessionId(2);
+        host.execute(&Call { credentials: root(), operation }.encode());
+        assert!(host.tree.missed().is_some());
+        host.close(SessionId(2));
+        assert!(host.tree.missed().is_some());
+    }
 }
 
 #[test]
