@@ -383,36 +383,34 @@ fn locks_that_the_store_has_damaged_are_missed_and_nobody_panics() {
     locks.host.tree = Tree::over(memory.clone());
     locks.host.service.genesis(&mut locks.host.tree);
     locks.ino = locks.host.make(create(ROOT, "f", 0o644)).ino;
-    for at in 0..100 {
-        locks.take(A, Read, 10 * at, 10 * at);
-        let blocked = locks.wait((2, at), Write, 0, END);
-        assert_eq!(blocked, Ok(Reply::Waiting));
+    locks.host.checked = false;
+    locks.order(A, Read, 0, END);
+    for number in 0..300 {
+        assert_eq!(locks.wait((2, number), Write, 0, END), Ok(Reply::Waiting));
     }
     locks.host.tree.seal();
     assert_eq!(check(&locks.host.tree), [], "long records are read for that");
-    let away: Vec<_> = [10, 11]
+    let away: Vec<_> = [11, 10]
         .into_iter()
         .flat_map(|table| locks.host.tree.prefix(&[table]))
         .filter_map(|(_, entry)| entry.away())
         .collect();
-    assert_eq!(away.len(), 2, "the file's locks, and the waits of session 2");
+    assert_eq!(away.len(), 2, "the waits of session 2, and the file's locks");
+    let (ino, claim) = (locks.ino, lock((2, 7), Write, 0, END));
     for digest in away {
         memory.damage(digest);
-    }
-    locks.host.checked = false;
-    let (ino, claim) = (locks.ino, lock(C, Write, 0, END));
-    for operation in [
-        Operation::GetLock { ino, lock: claim },
-        Operation::SetLock { ino, lock: claim, wait: true },
-        Operation::CancelLock { ino, lock: claim },
-        Operation::ReleaseLocks { ino, owner: claim.owner },
-    ] {
-        let mut host = Locks::new().host;
+        for operation in [
+            Operation::CancelLock { ino, lock: claim },
+            Operation::ReleaseLocks { ino, owner: claim.owner },
+            Operation::SetLock { ino, lock: Lock { owner: 999, ..claim }, wait: true },
+        ] {
+            let mut host = Host { tree: locks.host.tree.clone(), ..Host::new() };
+            (host.checked, host.session) = (false, SessionId(2));
+            host.execute(&Call { credentials: root(), operation: operation.clone() }.encode());
+            assert!(host.tree.missed().is_some(), "{operation:?}");
+        }
+        let mut host = Host { tree: locks.host.tree.clone(), ..Host::new() };
         host.checked = false;
-        host.tree = locks.host.tree.clone();
-        host.session = SessionId(2);
-        host.execute(&Call { credentials: root(), operation }.encode());
-        assert!(host.tree.missed().is_some());
         host.close(SessionId(2));
         assert!(host.tree.missed().is_some());
     }
