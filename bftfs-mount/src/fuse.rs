@@ -1,9 +1,8 @@
 //! The kernel's side: turns its requests into calls of the [`Volume`], and answers into replies.
 //!
 //! Nothing waits here: each call is handed on with the reply object and the thread fetches the
-//! next request. What is not here (locks, files without a name, …) is refused with ENOSYS, which
-//! the kernel remembers and turns into its own fallback: locks among the processes of this machine
-//! only, EOPNOTSUPP for `O_TMPFILE`.
+//! next request. What is not here (files without a name, …) is refused with ENOSYS, which the kernel
+//! remembers and turns into its own fallback: EOPNOTSUPP for `O_TMPFILE`.
 
 mod convert;
 
@@ -20,8 +19,8 @@ use bytes::Bytes;
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
     Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
-    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tracing::debug;
 
@@ -37,7 +36,7 @@ const WRITE_BYTES_MAX: u32 = 1 << 20;
 /// Read-ahead and asynchronous direct requests that the kernel may have under way.
 const BACKGROUND_MAX: u16 = 64;
 /// Wanted if the kernel has them.
-const CAPABILITIES: [InitFlags; 6] = [
+const CAPABILITIES: [InitFlags; 8] = [
     // open(O_TRUNC) is one request.
     InitFlags::FUSE_ATOMIC_O_TRUNC,
     // Lookups and listings in one directory do not wait for each other.
@@ -50,12 +49,14 @@ const CAPABILITIES: [InitFlags; 6] = [
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
     // The replicas say what the umask does not take: a directory may have a default ACL.
     InitFlags::FUSE_DONT_MASK,
+    // Locks hold across mounts.
+    InitFlags::FUSE_POSIX_LOCKS,
+    InitFlags::FUSE_FLOCK_LOCKS,
 ];
 
-/// Reads and writes go to the cluster, never to the page cache; closing costs no request.
-const FILE_FLAGS: FopenFlags = FopenFlags::FOPEN_DIRECT_IO
-    .union(FopenFlags::FOPEN_NOFLUSH)
-    .union(FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES);
+/// Reads and writes go to the cluster, never to the page cache.
+const FILE_FLAGS: FopenFlags =
+    FopenFlags::FOPEN_DIRECT_IO.union(FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES);
 
 /// A mounted volume.
 pub struct Fuse<C> {
@@ -376,13 +377,56 @@ impl<C: Cluster> Filesystem for Fuse<C> {
     fn flush(
         &self,
         _request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         _handle: FileHandle,
-        _owner: LockOwner,
+        owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        // Every write has been acknowledged by the cluster before its caller went on.
-        self.empty(Kind::Flush, reply)(Ok(()));
+        // Every write has been acknowledged by the cluster before its caller went on; but the
+        // locks of a process go when it closes the file.
+        self.volume.flush(ino.0, owner.0, self.empty(Kind::Flush, reply));
+    }
+
+    fn getlk(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        kind: i32,
+        pid: u32,
+        reply: ReplyLock,
+    ) {
+        let then = self.then(Kind::Getlk, move |result| match result {
+            Ok(found) => convert::conflict(reply, found),
+            Err(errno) => reply.error(errno),
+        });
+        match convert::lock(owner, (start, end), kind, pid) {
+            Some(lock) => self.volume.get_lock(handle.0, lock, then),
+            None => then(Err(Error::INVAL)),
+        }
+    }
+
+    fn setlk(
+        &self,
+        request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        kind: i32,
+        pid: u32,
+        wait: bool,
+        reply: ReplyEmpty,
+    ) {
+        let then = self.empty(Kind::Setlk, reply);
+        match convert::lock(owner, (start, end), kind, pid) {
+            Some(lock) => self.volume.set_lock(process(request), handle.0, lock, wait, then),
+            None => then(Err(Error::INVAL)),
+        }
     }
 
     fn release(

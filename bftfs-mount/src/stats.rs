@@ -25,6 +25,7 @@ kinds! {
     Readdirplus "readdirplus", Releasedir "releasedir", Fsyncdir "fsyncdir", Statfs "statfs", Access "access",
     Create "create", Lseek "lseek", Fallocate "fallocate", CopyFileRange "copy_file_range",
     Setxattr "setxattr", Getxattr "getxattr", Listxattr "listxattr", Removexattr "removexattr",
+    Getlk "getlk", Setlk "setlk",
 }
 
 /// Requests of one kind.

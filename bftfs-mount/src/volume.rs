@@ -12,7 +12,9 @@
 //! | allocate, copy | one ordered; one more for each 256 blocks that are punched |
 //! | opendir | one fast read; in `ro-lookup` it fetches the first part of the listing too |
 //! | readdir of what was fetched already | none |
-//! | flush, release, fsync, fsyncdir | none |
+//! | flush, release of who has no locks; fsync, fsyncdir | none |
+//! | getlk | one fast read |
+//! | unlock of who has no locks | none |
 //! | all others, open with `O_TRUNC` | one ordered |
 //!
 //! An fsync needs nothing from the cluster: a write is answered when a quorum has it, in `sync`
@@ -27,9 +29,12 @@ mod directory;
 mod files;
 mod gate;
 mod handles;
+mod interrupts;
+mod locks;
 mod mode;
 mod names;
 mod ranges;
+mod timer;
 mod wire;
 mod xattr;
 
@@ -38,7 +43,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bftfs_fs::{Attributes, Credentials, Ino, Operation, RELEASES_MAX, SetAttributes, Statistics};
-use bftfs_proto::client::How;
+use bftfs_proto::client::{Failure, How};
 use bytes::Bytes;
 use tracing::warn;
 
@@ -53,6 +58,8 @@ use caller::Groups;
 use files::Files;
 use gate::{Gate, Permit};
 use handles::Handles;
+use locks::Locks;
+use timer::Timer;
 use wire::Answer;
 
 /// An error number as system calls return them.
@@ -71,6 +78,8 @@ struct Inner<C> {
     files: Files,
     handles: Handles,
     releases: Mutex<Releases>,
+    locks: Locks,
+    timer: Arc<Timer>,
 }
 
 /// Unlinked files that were kept for nothing any more.
@@ -116,6 +125,8 @@ impl<C: Cluster> Volume<C> {
             files: Files::default(),
             handles: Handles::default(),
             releases: Mutex::default(),
+            locks: Locks::default(),
+            timer: Arc::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -155,6 +166,7 @@ impl<C: Cluster> Volume<C> {
         let opened = handle.and_then(|handle| self.inner.handles.get(handle).ok());
         let operation = Operation::Setattr { ino: Ino(ino), set, open: opened.is_some() };
         match opened {
+            Some(file) if file.is_lost() => then(Err(Error::IO)),
             Some(file) => self.ask_for(file.who.clone(), operation, How::Ordered, then),
             None => self.ask(process, operation, How::Ordered, then),
         }
@@ -201,6 +213,34 @@ impl<C: Cluster> Volume<C> {
             then(wire::decode(result));
             drop(permit);
         };
+        self.submit(bytes, how, done);
+    }
+
+    /// Asks without a place inside the gate, for what follows from calls that had one and cannot
+    /// wait: at most one such question for each.
+    fn ask_free<T: Answer>(
+        &self,
+        credentials: Credentials,
+        operation: Operation,
+        then: impl Then<T>,
+    ) {
+        let bytes = wire::encode(credentials, operation);
+        self.submit(bytes, How::Ordered, move |result| then(wire::decode(result)));
+    }
+
+    fn submit(
+        &self,
+        bytes: Bytes,
+        how: How,
+        done: impl FnOnce(Result<Bytes, Failure>) + Send + 'static,
+    ) {
+        let volume = self.clone();
+        let done = move |result| {
+            if matches!(result, Err(Failure::SessionLost)) {
+                volume.session_lost();
+            }
+            done(result);
+        };
         self.inner.cluster.submit(bytes, how, Box::new(done));
     }
 
@@ -225,16 +265,15 @@ impl<C: Cluster> Volume<C> {
         if inos.is_empty() {
             return;
         }
-        let bytes = wire::encode(Credentials::default(), Operation::Release { inos });
         let volume = self.clone();
-        let done = move |result: Result<Bytes, _>| {
-            if let Err(error) = wire::decode::<()>(result) {
+        let done = move |released: Result<(), Error>| {
+            if let Err(error) = released {
                 // The replicas let go of them when this mount's session ends.
                 warn!("unlinked files could not be released: {error}");
             }
             volume.send_releases();
         };
-        self.inner.cluster.submit(bytes, How::Ordered, Box::new(done));
+        self.ask_free(Credentials::default(), Operation::Release { inos }, done);
     }
 }
 

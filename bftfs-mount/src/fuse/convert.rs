@@ -5,12 +5,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bftfs_fs::{
-    Allocation, Attributes, Entry, SetAttributes, SetTime, Sought, Statistics, Time, XattrMode,
-    access,
+    Allocation, Attributes, Entry, Lock, LockKind, SetAttributes, SetTime, Sought, Statistics,
+    Time, XattrMode, access,
 };
 use fuser::{
-    AccessFlags, Errno, FileAttr, FileType, INodeNo, OpenAccMode, OpenFlags, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyStatfs, ReplyXattr, TimeOrNow, WriteFlags,
+    AccessFlags, Errno, FileAttr, FileType, INodeNo, LockOwner, OpenAccMode, OpenFlags,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyLock, ReplyStatfs, ReplyXattr, TimeOrNow, WriteFlags,
 };
 use rustix::fs::{FallocateFlags, OFlags, XattrFlags};
 
@@ -158,6 +158,25 @@ pub(super) fn allocation(mode: i32) -> Result<Allocation, Error> {
 pub(super) fn place(offset: u64, open: OpenFlags, write: WriteFlags) -> Place {
     let mapped = write.contains(WriteFlags::FUSE_WRITE_CACHE);
     if flags(open).contains(OFlags::APPEND) && !mapped { Place::End } else { Place::At(offset) }
+}
+
+/// Kinds of locks, by `l_type` (fcntl(2)).
+const LOCK_KINDS: [(i32, LockKind); 3] =
+    [(0, LockKind::Read), (1, LockKind::Write), (2, LockKind::Unlock)];
+
+/// A lock as the kernel describes it; `None` if it is of no kind that there is.
+pub(super) fn lock(owner: LockOwner, range: (u64, u64), kind: i32, pid: u32) -> Option<Lock> {
+    let (_, kind) = LOCK_KINDS.into_iter().find(|(number, _)| *number == kind)?;
+    Some(Lock { start: range.0, end: range.1, kind, owner: owner.0, pid })
+}
+
+/// Tells the kernel which lock is in the way.
+pub(super) fn conflict(reply: ReplyLock, found: Option<Lock>) {
+    let none = Lock { start: 0, end: 0, kind: LockKind::Unlock, owner: 0, pid: 0 };
+    let found = found.unwrap_or(none);
+    let number = LOCK_KINDS.into_iter().find(|(_, kind)| *kind == found.kind);
+    let (number, _) = number.expect("every kind has its number");
+    reply.locked(found.start, found.end, number, found.pid);
 }
 
 pub(super) fn mask(flags: AccessFlags) -> u8 {

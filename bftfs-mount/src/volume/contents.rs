@@ -79,7 +79,7 @@ impl<C: Cluster> Volume<C> {
 
     /// Reads an open file: `length` bytes, fewer only at its end.
     pub fn read(&self, handle: u64, offset: u64, length: u32, then: impl Then<Bytes>) {
-        let file = match self.inner.handles.get(handle) {
+        let file = match self.inner.handles.get_sound(handle) {
             Ok(file) => file,
             Err(error) => return then(Err(error)),
         };
@@ -90,7 +90,7 @@ impl<C: Cluster> Volume<C> {
 
     /// Writes an open file, all or nothing; returns how many bytes.
     pub fn write(&self, handle: u64, place: Place, data: &[u8], then: impl Then<u32>) {
-        let file = match self.inner.handles.get(handle) {
+        let file = match self.inner.handles.get_sound(handle) {
             Ok(file) => file,
             Err(error) => return then(Err(error)),
         };
@@ -121,6 +121,7 @@ impl<C: Cluster> Volume<C> {
     /// Closes a file. Nobody waits if the replicas have to hear of it.
     pub fn release(&self, handle: u64) {
         if let Some(file) = self.inner.handles.remove(handle) {
+            self.release_locks_through(file.ino, handle);
             self.closed(file.ino);
         }
     }

@@ -1,6 +1,7 @@
 //! File handles: the numbers that the kernel gives back with each request on an open file.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bftfs_fs::{Credentials, Ino};
@@ -16,11 +17,21 @@ pub(super) struct Handle {
     pub(super) who: Credentials,
     /// For a directory, what was read ahead.
     pub(super) directory: Directory,
+    /// It had locks that the replicas dropped: nothing is read or written any more.
+    pub(super) lost: AtomicBool,
 }
 
 impl Handle {
     pub(super) fn file(ino: Ino, who: Credentials) -> Self {
-        Self { ino, who, directory: Directory::default() }
+        Self::directory(ino, who, Directory::default())
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn directory(ino: Ino, who: Credentials, directory: Directory) -> Self {
+        Self { ino, who, directory, lost: AtomicBool::new(false) }
     }
 }
 
@@ -51,6 +62,12 @@ impl Handles {
 
     pub(super) fn get(&self, number: u64) -> Result<Arc<Handle>, Error> {
         self.lock().handles.get(&number).cloned().ok_or(Error::BADF)
+    }
+
+    /// A handle to read or write through.
+    pub(super) fn get_sound(&self, number: u64) -> Result<Arc<Handle>, Error> {
+        let file = self.get(number)?;
+        if file.is_lost() { Err(Error::IO) } else { Ok(file) }
     }
 
     pub(super) fn remove(&self, number: u64) -> Option<Arc<Handle>> {

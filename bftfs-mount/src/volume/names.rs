@@ -159,7 +159,7 @@ impl<C: Cluster> Volume<C> {
         let volume = self.clone();
         let insert = {
             let who = who.clone();
-            move |directory| volume.inner.handles.insert(Handle { ino, who, directory })
+            move |directory| volume.inner.handles.insert(Handle::directory(ino, who, directory))
         };
         let Policy { mode, touch, .. } = self.inner.policy;
         if (mode.how(), touch) == (How::Read, Touch::Never) {

@@ -1,7 +1,7 @@
 //! Operations out, answers in: the encoding and what an answer has to be.
 
 use bftfs_fs::{
-    Attributes, Call, Credentials, Entry, Ino, Operation, Outcome, Reply, Statistics,
+    Attributes, Call, Credentials, Entry, Ino, Lock, Operation, Outcome, Reply, Statistics,
     decode_outcome,
 };
 use bftfs_proto::client::Failure;
@@ -108,6 +108,49 @@ impl Answer for Removed {
     fn of(reply: Reply) -> Option<Self> {
         match reply {
             Reply::Removed { kept } => Some(Self(kept)),
+            _ => None,
+        }
+    }
+}
+
+/// Whether a lock was granted.
+pub(super) enum Granted {
+    /// It was; whether its owner has any lock of the file now.
+    Now { any: bool },
+    /// Others are in the way.
+    NotYet,
+}
+
+impl Answer for Granted {
+    fn of(reply: Reply) -> Option<Self> {
+        match reply {
+            Reply::Locked { any } => Some(Self::Now { any }),
+            Reply::Waiting => Some(Self::NotYet),
+            _ => None,
+        }
+    }
+}
+
+/// A wait for a lock ended: by the lock if it was granted before.
+pub(super) struct Cancelled {
+    pub(super) granted: bool,
+}
+
+impl Answer for Cancelled {
+    fn of(reply: Reply) -> Option<Self> {
+        match reply {
+            Reply::Done => Some(Self { granted: false }),
+            Reply::Locked { .. } => Some(Self { granted: true }),
+            _ => None,
+        }
+    }
+}
+
+/// The lock in the way.
+impl Answer for Option<Lock> {
+    fn of(reply: Reply) -> Option<Self> {
+        match reply {
+            Reply::Conflict(lock) => Some(lock),
             _ => None,
         }
     }

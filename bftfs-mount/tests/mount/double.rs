@@ -17,11 +17,15 @@ use bytes::Bytes;
 /// Bytes and inodes that fit; more than the tests need.
 const CAPACITY: (u64, u64) = (64 << 30, 1 << 20);
 
+/// The session of who had one that the replicas ended.
+const LOST: u64 = 0;
+
 /// One cluster. Clones are sessions of it, like the mounts of two machines.
 #[derive(Debug)]
 pub(crate) struct Double {
     shared: Arc<Shared>,
     jobs: Sender<(Bytes, How, Done)>,
+    session: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -50,7 +54,7 @@ impl Default for Double {
         let service = FileSystem::new(CAPACITY.0, CAPACITY.1);
         let mut tree = Tree::new();
         service.genesis(&mut tree);
-        Self::session(Arc::new(Shared {
+        Self::connect(Arc::new(Shared {
             state: Mutex::new(State { service, tree, time: 0 }),
             sessions: AtomicU64::new(0),
             ordered: AtomicU64::new(0),
@@ -62,21 +66,26 @@ impl Default for Double {
 
 impl Clone for Double {
     fn clone(&self) -> Self {
-        Self::session(Arc::clone(&self.shared))
+        Self::connect(Arc::clone(&self.shared))
     }
 }
 
 impl Double {
-    fn session(shared: Arc<Shared>) -> Self {
-        let session = SessionId(1 + shared.sessions.fetch_add(1, Ordering::SeqCst));
+    fn connect(shared: Arc<Shared>) -> Self {
+        let session = Arc::new(AtomicU64::new(shared.new_session()));
         let (jobs, queue) = mpsc::channel::<(Bytes, How, Done)>();
-        let replicas = Arc::clone(&shared);
+        let (replicas, own) = (Arc::clone(&shared), Arc::clone(&session));
         thread::spawn(move || {
             for (operation, how, done) in queue {
-                done(replicas.carry_out(session, &operation, how));
+                done(replicas.carry_out(&own, &operation, how));
             }
         });
-        Self { shared, jobs }
+        Self { shared, jobs, session }
+    }
+
+    /// The session that this one has with the replicas.
+    pub(crate) fn session(&self) -> Session {
+        Session { shared: Arc::clone(&self.shared), number: Arc::clone(&self.session) }
     }
 
     /// From now on nobody answers, or again.
@@ -91,8 +100,34 @@ impl Double {
     }
 }
 
+/// A session, for those who want to end it.
+#[derive(Debug)]
+pub(crate) struct Session {
+    shared: Arc<Shared>,
+    number: Arc<AtomicU64>,
+}
+
+impl Session {
+    /// The replicas end it; its mount finds that when it has something ordered.
+    pub(crate) fn lose(&self) {
+        let lost = SessionId(self.number.swap(LOST, Ordering::SeqCst));
+        let mut state = self.shared.state.lock().expect("lock");
+        let State { service, tree, time } = &mut *state;
+        service.session_closed(tree, lost, Wall(*time));
+    }
+}
+
 impl Shared {
-    fn carry_out(&self, session: SessionId, operation: &Bytes, how: How) -> Result<Bytes, Failure> {
+    fn new_session(&self) -> u64 {
+        1 + self.sessions.fetch_add(1, Ordering::SeqCst)
+    }
+
+    fn carry_out(
+        &self,
+        session: &AtomicU64,
+        operation: &Bytes,
+        how: How,
+    ) -> Result<Bytes, Failure> {
         if self.dead.load(Ordering::SeqCst) {
             thread::sleep(Duration::from_millis(50));
             return Err(Failure::Deadline);
@@ -101,12 +136,17 @@ impl Shared {
         let State { service, tree, time } = &mut *state;
         let clock = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
         let wall = u64::try_from(clock.as_nanos()).expect("before 2554");
-        let context = |time| Context { client: ClientId(1), session, time: Wall(time) };
+        let id = SessionId(session.load(Ordering::SeqCst));
+        let context = |time| Context { client: ClientId(1), session: id, time: Wall(time) };
         if how == How::Read
             && let Some(result) = service.query(tree, &context(*time), operation)
         {
             self.reads.fetch_add(1, Ordering::SeqCst);
             return Ok(result);
+        }
+        if id == SessionId(LOST) {
+            session.store(self.new_session(), Ordering::SeqCst);
+            return Err(Failure::SessionLost);
         }
         self.ordered.fetch_add(1, Ordering::SeqCst);
         *time = wall.max(*time + 1);

@@ -4,6 +4,8 @@ mod acl;
 mod costs;
 mod double;
 mod kernel;
+mod locker;
+mod locks;
 mod mounted;
 mod ranges;
 mod script;

@@ -11,7 +11,7 @@ use bftfs_mount::stats::Stats;
 use bftfs_mount::volume::{Mode, Volume};
 use tempfile::TempDir;
 
-use crate::double::Double;
+use crate::double::{Double, Session};
 
 /// A mounted test double.
 #[derive(Debug)]
@@ -20,6 +20,7 @@ pub(crate) struct Mounted {
     session: Option<JoinHandle<std::io::Result<()>>>,
     pub(crate) stats: Arc<Stats>,
     pub(crate) volume: Volume<Double>,
+    pub(crate) replicas: Session,
 }
 
 /// Whether there is FUSE here. Without it tests fail, unless somebody said that is fine.
@@ -44,12 +45,14 @@ impl Mounted {
         let directory = tempfile::tempdir().expect("temporary directory");
         let stats = Arc::<Stats>::default();
         let options = Options::parse(["allow_other", "dev", "suid", option]).expect("options");
-        let volume = Volume::new(double.clone(), options.policy(mode));
+        let double = double.clone();
+        let replicas = double.session();
+        let volume = Volume::new(double, options.policy(mode));
         let fuse = Fuse::new(volume.clone(), Arc::clone(&stats), || {});
-        let session = mountpoint::mount(directory.path(), &options, mode, fuse);
-        let session = session.expect("mounts");
+        let served = mountpoint::mount(directory.path(), &options, mode, fuse);
+        let session = served.expect("mounts");
         let session = Some(thread::spawn(move || session.run()));
-        Self { directory, session, stats, volume }
+        Self { directory, session, stats, volume, replicas }
     }
 
     /// Where it is mounted.

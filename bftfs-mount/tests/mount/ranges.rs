@@ -114,7 +114,9 @@ fn copies_are_made_by_the_replicas() {
     let after = double.counts();
     assert_eq!(copied, contents.len());
     assert!(fs::read(mount.at("to")).expect("read") == contents);
-    assert!(after.0 - before.0 <= 4 && after.1 == before.1, "{before:?} {after:?}");
+    // The kernel asks once for the capability of what it changes.
+    let asked = (after.0 - before.0, after.1 - before.1);
+    assert!(asked.0 <= 4 && asked.1 <= 1, "{asked:?}");
     fs::copy(mount.at("from"), mount.at("again")).expect("as cp does");
     assert!(fs::read(mount.at("again")).expect("read") == contents);
     let overlap = copy_file_range(&to, Some(&mut 0), &to, Some(&mut 5), 10);

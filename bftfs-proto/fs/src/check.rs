@@ -1,11 +1,14 @@
 //! Finds damage: every rule that the tables keep, recomputed from all of them.
 
+mod locks;
+
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
+use bftfs_proto::types::SessionId;
 use bftfs_state::{Entry, Found, Tree};
 use serde::de::DeserializeOwned;
 
@@ -16,6 +19,7 @@ use crate::layout::{
     self, BLOCK_BYTES, COOKIE_FIRST, Dentry, FILE_BYTES_MAX, Garbage, Inode, NAME_BYTES_MAX, Slot,
     Superblock, TARGET_BYTES_MAX, table,
 };
+use crate::locks::{FileLocks, SessionLocks};
 use crate::xattr::{VALUE_BYTES_MAX, XATTRS_MAX, mark_of, xattr_bytes};
 
 /// A broken rule, in words.
@@ -44,6 +48,7 @@ pub fn check(tree: &Tree) -> Vec<Damage> {
     tables.check_orphans();
     tables.check_xattrs();
     tables.check_forks();
+    tables.check_locks();
     tables.check_superblock();
     tables.damages
 }
@@ -61,6 +66,10 @@ struct Tables {
     orphans: BTreeMap<Ino, u64>,
     xattrs: BTreeMap<Ino, Xattrs>,
     garbage: BTreeSet<Garbage>,
+    locks: BTreeMap<Ino, FileLocks>,
+    session_locks: BTreeMap<SessionId, SessionLocks>,
+    /// Which sessions say that they have locks of which files.
+    locked: BTreeSet<(SessionId, Ino)>,
     damages: Vec<Damage>,
 }
 
@@ -122,6 +131,16 @@ impl Tables {
                 self.garbage.insert(Garbage::from_key(key)?);
             }
             table::XATTR if entry.len() <= VALUE_BYTES_MAX => self.read_xattr(key, entry)?,
+            table::LOCKS => {
+                self.locks.insert(Ino(number(key)?), record(&entry.read())?);
+            }
+            table::SESSION_LOCKS if key.len() == 9 => {
+                self.session_locks.insert(SessionId(number(key)?), record(&entry.read())?);
+            }
+            table::SESSION_LOCKS if entry.is_empty() => {
+                let (session, ino) = layout::split_two(key)?;
+                self.locked.insert((SessionId(session), Ino(ino)));
+            }
             _ => return None,
         }
         Some(())

@@ -63,4 +63,10 @@ errno! {
     EOPNOTSUPP = 95, "operation not supported";
     /// No data from there on to the end of the file, or beyond the end.
     ENXIO = 6, "no such device or address";
+    /// A lock of another owner is in the way.
+    EAGAIN = 11, "locked by another";
+    /// Whoever holds the lock waits, directly or not, for the one who asks.
+    EDEADLK = 35, "deadlock avoided";
+    /// The file or the session has as many locks as it can have.
+    ENOLCK = 37, "too many locks";
 }

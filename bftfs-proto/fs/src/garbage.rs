@@ -22,10 +22,13 @@ impl Change<'_> {
         Ok(Reply::Done)
     }
 
-    /// Lets go of all files that this session kept, now or with the operations that follow.
+    /// Lets go of all files that this session kept, and of its locks, now or with the operations
+    /// that follow. Locks go first: others wait for them.
     pub(crate) fn close_session(&mut self) {
+        self.sweep_locks(self.session);
         let orphans = Garbage::Session(self.session);
-        if self.tree.prefix(&orphans.prefix()).next().is_some() {
+        let kept = self.tree.prefix(&orphans.prefix()).next().is_some();
+        if kept || self.locked_by(self.session).is_some() {
             self.tree.insert(&orphans.key(), Vec::new());
         }
     }
@@ -61,7 +64,7 @@ impl Change<'_> {
         while self.removals > 0
             && let Some((key, _)) = self.tree.prefix(&[table::GARBAGE]).next()
         {
-            let garbage = Garbage::from_key(key).expect("the table is of garbage");
+            let garbage = Garbage::from_key(key).expect("garbage has a kind and a number");
             match garbage {
                 Garbage::Fork(_) | Garbage::Xattrs(_) => self.remove_below(&garbage.prefix()),
                 Garbage::Session(session) => self.sweep_session(session),
@@ -73,6 +76,7 @@ impl Change<'_> {
     }
 
     fn sweep_session(&mut self, session: SessionId) {
+        self.sweep_locks(session);
         let orphans = layout::orphans_key(session);
         while self.removals > 0
             && let Some((key, _)) = self.tree.prefix(&orphans).next()

@@ -20,6 +20,7 @@ use crate::permissions;
 pub(crate) struct View<'a> {
     pub(crate) tree: &'a Tree,
     pub(crate) who: &'a Credentials,
+    pub(crate) session: SessionId,
 }
 
 /// The state while an operation changes it.
@@ -146,7 +147,7 @@ impl View<'_> {
 
 impl Change<'_> {
     pub(crate) fn view(&self) -> View<'_> {
-        View { tree: self.tree, who: self.who }
+        View { tree: self.tree, who: self.who, session: self.session }
     }
 
     pub(crate) fn save(&mut self, ino: Ino, inode: &Inode) {
@@ -264,6 +265,7 @@ impl Change<'_> {
     pub(crate) fn free(&mut self, ino: Ino, inode: &Inode) {
         self.tree.remove(&layout::inode_key(ino));
         self.discard(Garbage::Xattrs(ino));
+        self.drop_locks(ino);
         match inode.kind {
             FileType::Symlink => {
                 self.tree.remove(&layout::target_key(ino));

@@ -14,6 +14,9 @@
 //! orphan      7 session ino         nothing: the session keeps a file without names
 //! garbage     8 kind number         nothing: what is to be removed bit by bit
 //! xattr       9 ino name            raw value of an extended attribute
+//! locks       10 ino                FileLocks: locks of the file, and who waits for them
+//! session     11 session            SessionLocks: how many it has, and where it waits
+//!             11 session ino        nothing: the session has locks or waits on that file
 //! ```
 //! A fork is the contents of a file. It starts with the file's own number and gets a new one when
 //! a big file is cut, so that the old blocks can be removed later. Bytes that no block holds are
@@ -70,6 +73,8 @@ pub(crate) mod table {
     pub(crate) const ORPHAN: u8 = 7;
     pub(crate) const GARBAGE: u8 = 8;
     pub(crate) const XATTR: u8 = 9;
+    pub(crate) const LOCKS: u8 = 10;
+    pub(crate) const SESSION_LOCKS: u8 = 11;
 }
 
 /// Bits of an inode's mode that nobody is shown: which of the attributes that rules ask about it
@@ -167,7 +172,7 @@ pub(crate) struct Slot {
 pub(crate) enum Garbage {
     /// The blocks of a fork that no file has.
     Fork(u64),
-    /// The orphans of a session that is closed.
+    /// The orphans and locks of a session that is closed.
     Session(SessionId),
     /// The attributes of an inode that is gone.
     Xattrs(Ino),
@@ -275,6 +280,19 @@ pub(crate) fn xattr_key(ino: Ino, name: &[u8]) -> Vec<u8> {
     named(table::XATTR, ino, name)
 }
 
+pub(crate) fn locks_key(ino: Ino) -> [u8; 9] {
+    one(table::LOCKS, ino.0)
+}
+
+/// Below it are all files that the session has locked.
+pub(crate) fn session_locks_key(session: SessionId) -> [u8; 9] {
+    one(table::SESSION_LOCKS, session.0)
+}
+
+pub(crate) fn locked_key(session: SessionId, ino: Ino) -> [u8; 17] {
+    two(table::SESSION_LOCKS, session.0, ino.0)
+}
+
 /// Splits a key of two numbers.
 pub(crate) fn split_two(key: &[u8]) -> Option<(u64, u64)> {
     let (_, numbers) = key.split_first()?;
@@ -286,6 +304,17 @@ pub(crate) fn split_two(key: &[u8]) -> Option<(u64, u64)> {
 pub(crate) fn load<T: DeserializeOwned>(tree: &Tree, key: &[u8]) -> Option<T> {
     let bytes = tree.get(key)?;
     Some(postcard::from_bytes(&bytes).expect("records are as they were written"))
+}
+
+/// Reads a record that may be long, so that the store has it. If it is damaged there the tree gives
+/// nothing for it, and whatever is computed from that is worth nothing: any record will do.
+pub(crate) fn load_long<T: DeserializeOwned + Default>(tree: &Tree, key: &[u8]) -> T {
+    match tree.get(key) {
+        Some(bytes) if !bytes.is_empty() => {
+            postcard::from_bytes(&bytes).expect("records are as they were written")
+        }
+        _ => T::default(),
+    }
 }
 
 /// Writes a record.

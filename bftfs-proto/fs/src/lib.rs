@@ -19,6 +19,7 @@ mod errno;
 mod garbage;
 mod inode;
 mod layout;
+mod locks;
 mod names;
 mod operation;
 mod permissions;
@@ -31,6 +32,7 @@ pub use allocate::Allocation;
 pub use attributes::{Attributes, FileType, Ino, ROOT, SetTime, Statistics, Time};
 pub use check::{Damage, check};
 pub use errno::Errno;
+pub use locks::{FILE_LOCKS_MAX, Lock, LockKind, SESSION_LOCKS_MAX, SESSION_WAITS_MAX};
 pub use operation::{
     COPY_BYTES_MAX, Call, Credentials, Entry, GROUPS_MAX, Malformed, Operation, Outcome,
     READ_BYTES_MAX, READDIR_BYTES_MAX, RELEASES_MAX, RenameMode, Reply, SetAttributes, Touch,

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::allocate::Allocation;
 use crate::attributes::{Attributes, FileType, Ino, SetTime, Statistics};
 use crate::errno::Errno;
+use crate::locks::Lock;
 use crate::seek::Sought;
 
 /// Most bytes of one [`Operation::Read`]; asking for more gets this many.
@@ -324,6 +325,38 @@ pub enum Operation {
         /// Whether the atime of the file that is read moves, if anything is.
         touch: Touch,
     },
+    /// Takes, changes or gives up a lock of a regular file. Gives [`Reply::Locked`], or, if one
+    /// waits for it, [`Reply::Waiting`]: then asking the same again tells whether it is granted.
+    SetLock {
+        /// Of which file.
+        ino: Ino,
+        /// What the owner is to have in this range from now on.
+        lock: Lock,
+        /// Whether to wait for those in the way; otherwise they are an error.
+        wait: bool,
+    },
+    /// Which lock of another owner is in the way of this one. Gives [`Reply::Conflict`].
+    GetLock {
+        /// Of which file.
+        ino: Ino,
+        /// What would be asked for. For [`crate::LockKind::Unlock`], the first that would go.
+        lock: Lock,
+    },
+    /// Stops waiting for a lock. Gives [`Reply::Done`], or [`Reply::Locked`] if it was granted.
+    CancelLock {
+        /// Of which file.
+        ino: Ino,
+        /// What was asked for.
+        lock: Lock,
+    },
+    /// Gives up all locks of an owner on a file, also those that it waits for. Gives
+    /// [`Reply::Done`].
+    ReleaseLocks {
+        /// Of which file.
+        ino: Ino,
+        /// Whose, in this session.
+        owner: u64,
+    },
 }
 
 /// Where a `mode` keeps what the umask took from it.
@@ -432,6 +465,16 @@ pub enum Reply {
     Found(u64),
     /// How far one operation came: ask again from there.
     Reached(u64),
+    /// The lock is held, or given up.
+    Locked {
+        /// Whether its owner holds any lock of the file now.
+        any: bool,
+    },
+    /// Others are in the way of a lock; its owner waits.
+    Waiting,
+    /// The first lock in the way, if there is one. Owner and process are 0 if it is of another
+    /// session.
+    Conflict(Option<Lock>),
 }
 
 /// One name in a directory.
@@ -464,7 +507,8 @@ impl Operation {
             | Self::Getattr { .. }
             | Self::Access { .. }
             | Self::Statfs
-            | Self::Seek { .. } => true,
+            | Self::Seek { .. }
+            | Self::GetLock { .. } => true,
             Self::Readlink { touch, .. }
             | Self::Read { touch, .. }
             | Self::Readdir { touch, .. } => matches!(touch, Touch::Never),
@@ -516,6 +560,10 @@ impl Operation {
             Self::Seek { .. } => "seek",
             Self::Allocate { .. } => "allocate",
             Self::Copy { .. } => "copy",
+            Self::SetLock { .. } => "set-lock",
+            Self::GetLock { .. } => "get-lock",
+            Self::CancelLock { .. } => "cancel-lock",
+            Self::ReleaseLocks { .. } => "release-locks",
         }
     }
 }

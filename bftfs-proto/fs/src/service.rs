@@ -68,11 +68,12 @@ impl Service for FileSystem {
 
     fn execute(&self, state: &mut Tree, context: &Context, operation: &Bytes) -> Bytes {
         let outcome = parse(operation).and_then(|call| {
-            let view = View { tree: state, who: &call.credentials };
+            let session = context.session;
+            let view = View { tree: state, who: &call.credentials, session };
             if let Some(outcome) = look(view, &call.operation, context.time.into()) {
                 return outcome;
             }
-            let mut change = begin(state, &call.credentials, context.session, context.time);
+            let mut change = begin(state, &call.credentials, session, context.time);
             let outcome = perform(&mut change, &call.operation);
             change.sweep();
             outcome
@@ -83,7 +84,8 @@ impl Service for FileSystem {
     fn query(&self, state: &Tree, context: &Context, operation: &Bytes) -> Option<Bytes> {
         let outcome = match parse(operation) {
             Ok(call) => {
-                let view = View { tree: state, who: &call.credentials };
+                let session = context.session;
+                let view = View { tree: state, who: &call.credentials, session };
                 look(view, &call.operation, context.time.into())?
             }
             Err(errno) => Err(errno),
@@ -150,6 +152,7 @@ fn answer(view: View<'_>, operation: &Operation) -> Option<Outcome> {
         Operation::Open { ino, mask, truncate: false } => view.open(ino, mask, false),
         Operation::Getxattr { ino, ref name } => view.getxattr(ino, name),
         Operation::Listxattr { ino } => view.listxattr(ino),
+        Operation::GetLock { ino, ref lock } => view.get_lock(ino, lock),
         _ => return None,
     })
 }
@@ -177,6 +180,9 @@ fn perform(change: &mut Change<'_>, operation: &Operation) -> Outcome {
             change.write(ino, offset, append, data)
         }
         Operation::Release { ref inos } => change.release(inos),
+        Operation::SetLock { ino, ref lock, wait } => change.set_lock(ino, lock, wait),
+        Operation::CancelLock { ino, ref lock } => change.cancel_lock(ino, lock),
+        Operation::ReleaseLocks { ino, owner } => change.release_locks(ino, owner),
         Operation::Setxattr { ino, ref name, ref value, mode } => {
             change.setxattr(ino, name, value, mode)
         }
@@ -194,6 +200,7 @@ fn perform(change: &mut Change<'_>, operation: &Operation) -> Outcome {
         | Operation::Readdir { .. }
         | Operation::Getattr { .. }
         | Operation::Access { .. }
+        | Operation::GetLock { .. }
         | Operation::Getxattr { .. }
         | Operation::Listxattr { .. }
         | Operation::Statfs => look_and_touch(change, operation),

@@ -1,7 +1,7 @@
 //! File operations, from clients that may send any bytes.
 
 use bftfs_fs::{
-    Allocation, Call, Credentials, FileSystem, FileType, Ino, Operation, Outcome, ROOT, RenameMode, Reply, SetAttributes, SetTime, Sought, Time, Touch, XattrMode, check, decode_outcome, masked,
+    Allocation, Call, Credentials, FileSystem, FileType, Ino, Lock, LockKind, Operation, Outcome, ROOT, RenameMode, Reply, SetAttributes, SetTime, Sought, Time, Touch, XattrMode, check, decode_outcome, masked,
 };
 use bftfs_proto::config::RESULT_BYTES_MAX;
 use bftfs_proto::service::{Context, Service};
@@ -207,7 +207,8 @@ fn kind(pick: &mut Pick<'_>) -> FileType {
 
 /// A well-formed operation on `known` inodes, which need not be one that may succeed.
 fn operation(pick: &mut Pick<'_>, known: &[Ino]) -> Operation {
-    match pick.below(22) {
+    match pick.below(26) {
+        22..=25 => locking(pick, known),
         0..=9 => change(pick, known),
         10 => Operation::Null,
         11 => Operation::Lookup { parent: ino(pick, known), name: name(pick) },
@@ -268,6 +269,21 @@ fn acl(pick: &mut Pick<'_>) -> Vec<u8> {
         acl.extend([tag, 0, pick.byte() % 8, 0, pick.byte() % 3, 0, 0, 0]);
     }
     acl
+}
+
+/// Few owners and places, so that locks meet; now and then a range that is none.
+fn locking(pick: &mut Pick<'_>, known: &[Ino]) -> Operation {
+    let kinds = [LockKind::Write, LockKind::Read, LockKind::Unlock];
+    let (ino, owner, kind) = (ino(pick, known), pick.below(3), kinds[pick.index(kinds.len())]);
+    let (start, length) = (pick.below(8), pick.below(8));
+    let end = if pick.rarely(16) { pick.word() } else { start + length };
+    let lock = Lock { start, end, kind, owner, pid: 7 };
+    match pick.below(8) {
+        0 => Operation::GetLock { ino, lock },
+        1 => Operation::CancelLock { ino, lock },
+        2 => Operation::ReleaseLocks { ino, owner },
+        _ => Operation::SetLock { ino, lock, wait: pick.flip() },
+    }
 }
 
 fn change(pick: &mut Pick<'_>, known: &[Ino]) -> Operation {

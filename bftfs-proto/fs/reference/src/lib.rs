@@ -5,6 +5,7 @@
 //! the file service compare the two after every operation, the simulator along the order that the
 //! replicas decided on.
 
+mod locks;
 mod perform;
 mod ranges;
 mod xattr;
@@ -88,6 +89,7 @@ pub struct Reference {
     next: u64,
     /// Files without a name, by the session that keeps them.
     kept: BTreeSet<(u64, u64)>,
+    locks: locks::Locks,
 }
 
 fn may(who: &Credentials, file: &File, mask: u8) -> Result<(), Errno> {
@@ -147,8 +149,14 @@ impl Reference {
     /// A file system with only a root directory of this mode, that holds so much.
     #[must_use]
     pub fn new(bytes_max: u64, inodes_max: u64, mode: u16) -> Self {
-        let mut new =
-            Self { files: BTreeMap::new(), bytes_max, inodes_max, next: 1, kept: BTreeSet::new() };
+        let mut new = Self {
+            files: BTreeMap::new(),
+            bytes_max,
+            inodes_max,
+            next: 1,
+            kept: BTreeSet::new(),
+            locks: locks::Locks::default(),
+        };
         let root = Credentials::default();
         let at = Circumstances { who: &root, session: 0, now: Time::default() };
         new.add_file(at, FileType::Directory, mode, 0, 1);
@@ -250,7 +258,7 @@ impl Reference {
             self.at(ino).parent = ino;
             self.kept.insert((at.session, ino));
         } else {
-            self.files.remove(&ino);
+            self.remove_file(ino);
         }
         Ok(Reply::Removed { kept: keep.then_some(Ino(ino)) })
     }
@@ -337,12 +345,18 @@ impl Reference {
         self.reply(ino)
     }
 
-    /// A session ends: what it kept is gone.
+    fn remove_file(&mut self, ino: u64) {
+        self.files.remove(&ino);
+        self.locks.release(|file, _| file == ino);
+    }
+
+    /// A session ends: what it kept is gone, and so are its locks.
     pub fn close(&mut self, session: u64) {
+        self.locks.release(|_, owner| owner.0 == session);
         let gone: Vec<_> = self.kept.iter().filter(|kept| kept.0 == session).copied().collect();
         for kept in gone {
             self.kept.remove(&kept);
-            self.files.remove(&kept.1);
+            self.remove_file(kept.1);
         }
     }
 

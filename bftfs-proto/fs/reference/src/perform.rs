@@ -53,7 +53,7 @@ impl Reference {
             Operation::Release { inos } => {
                 for ino in inos {
                     if self.kept.remove(&(at.session, ino.0)) {
-                        self.files.remove(&ino.0);
+                        self.remove_file(ino.0);
                     }
                 }
                 Ok(Reply::Done)
@@ -71,6 +71,10 @@ impl Reference {
             Operation::Copy { ino, offset, target, target_offset, length, touch } => {
                 self.copy(at, (*ino, *offset), (*target, *target_offset), *length, *touch)
             }
+            Operation::SetLock { .. }
+            | Operation::GetLock { .. }
+            | Operation::CancelLock { .. }
+            | Operation::ReleaseLocks { .. } => self.perform_lock(at, operation),
             _ => self.look(at, operation),
         }
     }

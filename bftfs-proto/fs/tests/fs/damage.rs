@@ -1,6 +1,7 @@
 //! The check finds damage; elsewhere it is only seen to find none.
 
-use bftfs_fs::{ROOT, check};
+use bftfs_fs::{Lock, LockKind, Operation, ROOT, Reply, check};
+use bftfs_proto::types::SessionId;
 
 use super::harness::{Host, acl_bytes, create, mkdir, setxattr, symlink, unlink_kept, write};
 
@@ -16,6 +17,11 @@ fn full() -> Host {
     host.root(setxattr(file, "system.posix_acl_access", acl)).expect("set");
     host.make(create(ROOT, "o", 0o644));
     host.root(unlink_kept(ROOT, "o")).expect("removed");
+    let lock = Lock { start: 0, end: 9, kind: LockKind::Write, owner: 5, pid: 7 };
+    let set = Operation::SetLock { ino: file, lock, wait: true };
+    assert_eq!(host.root(set.clone()), Ok(Reply::Locked { any: true }));
+    host.session = SessionId(2);
+    assert_eq!(host.root(set), Ok(Reply::Waiting));
     host
 }
 
@@ -24,7 +30,7 @@ fn a_missing_key_is_found_whichever_it_is() {
     let host = full();
     let keys: Vec<Vec<u8>> = host.tree.prefix(&[]).map(|(key, _)| key.into()).collect();
     let tables: std::collections::BTreeSet<u8> = keys.iter().map(|key| key[0]).collect();
-    assert_eq!(tables, (1..=9).filter(|table| *table != 8).collect());
+    assert_eq!(tables, (1..=11).filter(|table| *table != 8).collect());
     for key in keys {
         let mut tree = host.tree.clone();
         tree.remove(&key);
@@ -73,6 +79,9 @@ fn keys_of_no_table_and_malformed_records_are_found() {
         (b"\x09\0\0\0\0\0\0\0\x01user.a", &[]),
         (b"\x09\0\0\0\0\0\0\0\x63user.a", &[]),
         (b"\x09\0\0\0\0\0\0\0\x03system.posix_acl_access", &[]),
+        (&[10; 9], &[0]),
+        (&[11; 9], &[0]),
+        (&[11; 17], &[]),
     ] {
         let mut host = full();
         host.tree.insert(key, record);

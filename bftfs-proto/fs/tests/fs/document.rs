@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 const DOCUMENT: &str = include_str!("../../../../docs/semantics.md");
-const TESTS: [(&str, &str); 9] = [
+const TESTS: [(&str, &str); 10] = [
     ("acl", include_str!("acl.rs")),
     ("contents", include_str!("contents.rs")),
     ("damage", include_str!("damage.rs")),
     ("keeping", include_str!("keeping.rs")),
+    ("locks", include_str!("locks.rs")),
     ("model", include_str!("model.rs")),
     ("names", include_str!("names.rs")),
     ("ranges", include_str!("ranges.rs")),

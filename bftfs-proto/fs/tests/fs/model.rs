@@ -1,8 +1,8 @@
 //! Random operations, on the file service and on the model of it.
 
 use bftfs_fs::{
-    Allocation, Call, Credentials, FileSystem, FileType, Ino, Operation, RenameMode, SetAttributes,
-    SetTime, Sought, Time, Touch, XattrMode, encode_outcome, masked,
+    Allocation, Call, Credentials, FileSystem, FileType, Ino, Lock, LockKind, Operation, ROOT,
+    RenameMode, SetAttributes, SetTime, Sought, Time, Touch, XattrMode, encode_outcome, masked,
 };
 use bftfs_fs_reference::{Circumstances, Reference};
 use bftfs_proto::Tree;
@@ -91,7 +91,11 @@ fn aim(operation: &mut Operation, model: &Reference) {
         Operation::Read { ino, .. }
         | Operation::Write { ino, .. }
         | Operation::Seek { ino, .. }
-        | Operation::Allocate { ino, .. } => choose(ino, &regular),
+        | Operation::Allocate { ino, .. }
+        | Operation::SetLock { ino, .. }
+        | Operation::GetLock { ino, .. }
+        | Operation::CancelLock { ino, .. }
+        | Operation::ReleaseLocks { ino, .. } => choose(ino, &regular),
         Operation::Copy { ino, target, .. } => {
             choose(ino, &regular);
             choose(target, &regular);
@@ -330,9 +334,38 @@ fn ranges() -> BoxedStrategy<Operation> {
     .boxed()
 }
 
+/// Few owners, places and processes, so that locks meet.
+fn lock() -> impl Strategy<Value = Lock> {
+    let kind = prop_oneof![
+        2 => Just(LockKind::Read),
+        4 => Just(LockKind::Write),
+        1 => Just(LockKind::Unlock),
+    ];
+    let end = prop_oneof![9 => 0..9_u64, 1 => Just(i64::MAX as u64), 1 => Just(u64::MAX)];
+    (0..9_u64, end, kind, 1..3_u64, 7..9_u32).prop_map(|(start, end, kind, owner, pid)| Lock {
+        start,
+        end,
+        kind,
+        owner,
+        pid,
+    })
+}
+
+fn locking() -> BoxedStrategy<Operation> {
+    prop_oneof![
+        6 => (ino(), lock(), any::<bool>()).prop_map(|(ino, lock, wait)| {
+            Operation::SetLock { ino, lock, wait }
+        }),
+        1 => (ino(), lock()).prop_map(|(ino, lock)| Operation::GetLock { ino, lock }),
+        1 => (ino(), lock()).prop_map(|(ino, lock)| Operation::CancelLock { ino, lock }),
+        1 => (ino(), 1..3_u64).prop_map(|(ino, owner)| Operation::ReleaseLocks { ino, owner }),
+    ]
+    .boxed()
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let operation = prop_oneof![
-        2 => looking(), 4 => making(), 4 => changing(), 3 => attributes(), 3 => ranges()
+        2 => looking(), 4 => making(), 4 => changing(), 3 => attributes(), 3 => ranges(), 4 => locking()
     ];
     prop_oneof![
         30 => (anybody(), 1..3_u64, operation).prop_map(|(who, session, operation)| {
@@ -347,8 +380,12 @@ fn step() -> impl Strategy<Value = Step> {
 /// Every file of the model, as the file service shows it.
 fn compare(host: &mut Host, model: &mut Reference) {
     let who = root();
+    let session = host.session.0;
+    // An owner who has no locks sees those of all others.
+    let lock = |start| Lock { start, end: start, kind: LockKind::Write, owner: 99, pid: 0 };
     let looks = |ino| {
-        [
+        let locks = [0, 1, 3, 5, 7, 8, 9].map(|at| Operation::GetLock { ino, lock: lock(at) });
+        let others = [
             Operation::Getattr { ino },
             Operation::Read { ino, offset: 0, length: 80_000, touch: Touch::Never },
             Operation::Readlink { ino, touch: Touch::Never },
@@ -360,14 +397,15 @@ fn compare(host: &mut Host, model: &mut Reference) {
                 plus: true,
                 touch: Touch::Never,
             },
-        ]
+        ];
+        locks.into_iter().chain(others)
     };
     let values = |ino| XATTRS.map(|name| Operation::Getxattr { ino, name: name.into() });
-    let all = |ino| looks(ino).into_iter().chain(values(ino));
+    let all = |ino| looks(ino).chain(values(ino));
     let operations = model.inos(|_| true).into_iter().flat_map(all).chain([Operation::Statfs]);
     for operation in operations {
         let now = host.now();
-        let expected = model.perform(Circumstances { who: &who, session: 0, now }, &operation);
+        let expected = model.perform(Circumstances { who: &who, session, now }, &operation);
         let call = Call { credentials: who.clone(), operation }.encode();
         let found = host.query(&call).map(|bytes| bftfs_fs::decode_outcome(&bytes));
         assert_eq!(found, Some(Ok(expected)));
@@ -413,6 +451,35 @@ proptest! {
         prop_assert_eq!(host.tree.seal().root, other.tree.seal().root);
         let reopened = reopen(&mut other.tree);
         prop_assert_eq!(reopened.digest(), host.tree.digest());
+    }
+
+    #[test]
+    fn locks_are_those_of_the_model(steps in vec((1..3_u64, 0..2_u64, locking(), 0..60_u8), 1..80)) {
+        let mut host = Host::new();
+        let mut model = Reference::new(1 << 40, 1 << 20, 0o777);
+        let who = root();
+        let make = ["a", "b"].map(|name| super::harness::create(ROOT, name, 0o644));
+        let locks = steps.into_iter().map(|(session, file, mut operation, close)| {
+            match &mut operation {
+                Operation::SetLock { ino, .. }
+                | Operation::GetLock { ino, .. }
+                | Operation::CancelLock { ino, .. }
+                | Operation::ReleaseLocks { ino, .. } => *ino = Ino(ROOT.0 + 1 + file),
+                other => panic!("{other:?} is not about locks"),
+            }
+            (session, operation, close == 0)
+        });
+        for (session, operation, close) in make.map(|make| (1, make, false)).into_iter().chain(locks) {
+            host.session = SessionId(session);
+            let found = host.call(&who, operation.clone());
+            let at = Circumstances { who: &who, session, now: host.now() };
+            prop_assert_eq!(found, model.perform(at, &operation), "{:?}", operation);
+            if close {
+                host.close(SessionId(session));
+                model.close(session);
+            }
+            compare(&mut host, &mut model);
+        }
     }
 
     #[test]

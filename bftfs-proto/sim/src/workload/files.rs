@@ -1,9 +1,9 @@
 //! The file service under many clients, compared with the reference file system.
 
 use bftfs_fs::{
-    Allocation, Attributes, Call, Credentials, FileSystem, FileType, GROUPS_MAX, Ino, Operation,
-    ROOT, RenameMode, Reply, SetAttributes, SetTime, Sought, Time, Touch, XattrMode,
-    decode_outcome, encode_outcome,
+    Allocation, Attributes, Call, Credentials, FileSystem, FileType, GROUPS_MAX, Ino, Lock,
+    LockKind, Operation, ROOT, RenameMode, Reply, SetAttributes, SetTime, Sought, Time, Touch,
+    XattrMode, decode_outcome, encode_outcome,
 };
 use bftfs_fs_reference::{Circumstances, Reference};
 use bftfs_proto::Tree;
@@ -232,6 +232,7 @@ impl Chooser<'_> {
             3..6 => self.making(),
             6..8 => self.contents(),
             8 => self.attribute(),
+            9 => self.locking(),
             _ => self.changing(),
         }
     }
@@ -400,6 +401,20 @@ impl Chooser<'_> {
             }
             6 => Operation::Release { inos: vec![self.file(), self.file()] },
             _ => Operation::Setattr { ino: self.file(), set: self.attributes(), open: keep },
+        }
+    }
+
+    /// Few owners and places, so that locks meet. Which lock is in the way depends on who asks, and
+    /// a read is judged without that.
+    fn locking(&mut self) -> Operation {
+        let (ino, owner, start) = (self.file(), self.rng.u64(0..2), self.rng.u64(0..6));
+        let kinds = [LockKind::Read, LockKind::Write, LockKind::Write, LockKind::Unlock];
+        let kind = kinds[self.rng.usize(0..4)];
+        let lock = Lock { start, end: start + self.rng.u64(0..6), kind, owner, pid: 7 };
+        match self.rng.u8(0..8) {
+            0 => Operation::CancelLock { ino, lock },
+            1 => Operation::ReleaseLocks { ino, owner },
+            _ => Operation::SetLock { ino, lock, wait: self.rng.bool() },
         }
     }
 

@@ -10,6 +10,10 @@ mod damage;
 mod failover;
 mod lab;
 mod liars;
+// The process that locks is the same as in the tests of the mount.
+#[path = "../../../../bftfs-mount/tests/mount/locker.rs"]
+mod locker;
+mod locks;
 mod mirror;
 mod outage;
 mod posix;
