@@ -53,4 +53,8 @@ errno! {
     ELOOP = 40, "too many levels";
     /// There is no such inode any more.
     ESTALE = 116, "stale file handle";
+    /// The client may change nothing.
+    EROFS = 30, "read-only file system";
+    /// The index of names is being built: ask again.
+    EBUSY = 16, "not ready yet";
 }

@@ -56,12 +56,14 @@ impl Change<'_> {
         }
     }
 
-    /// Removes garbage as far as this operation may. Every operation ends with it.
+    /// Removes garbage, and builds the index, as far as this operation may. Every operation ends
+    /// with it.
     pub(crate) fn sweep(&mut self) {
+        self.build_index();
         while self.removals > 0
-            && let Some((key, _)) = self.tree.first_at_or_after(&[table::GARBAGE])
+            && let Some((key, _)) = self.tree.prefix(&[table::GARBAGE]).next()
         {
-            let garbage = Garbage::from_key(key).expect("the last table is of garbage");
+            let garbage = Garbage::from_key(key).expect("the table is of garbage");
             match garbage {
                 Garbage::Fork(fork) => self.remove_blocks(fork),
                 Garbage::Session(session) => self.sweep_session(session),

@@ -14,12 +14,15 @@ mod data;
 mod directory;
 mod errno;
 mod garbage;
+mod index;
 mod inode;
 mod layout;
 mod names;
 mod operation;
 mod permissions;
+pub mod registry;
 mod rename;
+mod rules;
 mod service;
 
 pub use attributes::{Attributes, FileType, Ino, ROOT, SetTime, Statistics, Time};
@@ -30,4 +33,6 @@ pub use operation::{
     READDIR_BYTES_MAX, RELEASES_MAX, RenameMode, Reply, SetAttributes, WRITE_BYTES_MAX, access,
     decode_outcome, encode_outcome,
 };
+pub use registry::Client;
+pub use rules::{IdRange, RANGES_MAX, Rule};
 pub use service::FileSystem;

@@ -8,11 +8,13 @@
 
 use alloc::vec::Vec;
 
+use bftfs_proto::types::ClientId;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::attributes::{Attributes, FileType, Ino, SetTime, Statistics};
 use crate::errno::Errno;
+use crate::registry::Client;
 
 /// Most bytes of one [`Operation::Read`]; asking for more gets this many.
 pub const READ_BYTES_MAX: u32 = 1 << 20;
@@ -37,8 +39,8 @@ pub mod access {
 
 /// On whose behalf an operation is done.
 ///
-/// The client's certificate vouches for these: a mount is trusted with the users of its machine,
-/// as with NFS's `AUTH_SYS`.
+/// The client's certificate vouches for these as far as its [`Rule`](crate::Rule) goes: within it, a
+/// mount is trusted with the users of its machine, as with NFS's `AUTH_SYS`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credentials {
     /// The user; 0 is the superuser.
@@ -250,6 +252,25 @@ pub enum Operation {
         /// At most [`RELEASES_MAX`].
         inos: Vec<Ino>,
     },
+    /// Says what a client may do, and which key it has; for administrators. Gives
+    /// [`Reply::Done`], or [`Errno::EBUSY`] while it cannot yet be told where files lie: then it is
+    /// to be asked again until it can.
+    SetClient {
+        /// Which client. It need not be known yet.
+        client: ClientId,
+        /// What becomes known of it.
+        record: Client,
+    },
+    /// Takes all access from a client, at once; for administrators. Gives [`Reply::Done`].
+    RevokeClient {
+        /// Which client.
+        client: ClientId,
+    },
+    /// The clients that administrators spoke of; for administrators. Gives [`Reply::Clients`].
+    ListClients {
+        /// The last client that is known already.
+        after: Option<ClientId>,
+    },
 }
 
 /// What a rename does about a name that exists (renameat2(2)).
@@ -315,6 +336,13 @@ pub enum Reply {
         /// The file that has no name left and is kept for this session; release it.
         kept: Option<Ino>,
     },
+    /// Clients and what they may do.
+    Clients {
+        /// In ascending order of their ids, at most [`crate::registry::CLIENTS_PAGE`].
+        clients: Vec<(ClientId, Client)>,
+        /// Whether there are no more.
+        end: bool,
+    },
 }
 
 /// One name in a directory.
@@ -343,6 +371,7 @@ impl Operation {
     pub const fn is_read_only(&self) -> bool {
         match self {
             Self::Lookup { .. } | Self::Getattr { .. } | Self::Access { .. } | Self::Statfs => true,
+            Self::ListClients { .. } => true,
             Self::Readlink { touch, .. }
             | Self::Read { touch, .. }
             | Self::Readdir { touch, .. } => !*touch,
@@ -375,6 +404,49 @@ impl Operation {
             Self::Rename { .. } => "rename",
             Self::Write { .. } => "write",
             Self::Release { .. } => "release",
+            Self::SetClient { .. } => "set client",
+            Self::RevokeClient { .. } => "revoke client",
+            Self::ListClients { .. } => "list clients",
+        }
+    }
+
+    /// The inodes that it names, which a rule may forbid. What a session keeps is its own: those
+    /// that a release names are not among them.
+    pub(crate) fn inos(&mut self) -> Vec<&mut Ino> {
+        match self {
+            Self::Lookup { parent: ino, .. }
+            | Self::Getattr { ino }
+            | Self::Access { ino, .. }
+            | Self::Readlink { ino, .. }
+            | Self::Read { ino, .. }
+            | Self::Readdir { ino, .. }
+            | Self::Open { ino, .. }
+            | Self::Setattr { ino, .. }
+            | Self::Create { parent: ino, .. }
+            | Self::Mknod { parent: ino, .. }
+            | Self::Mkdir { parent: ino, .. }
+            | Self::Symlink { parent: ino, .. }
+            | Self::Unlink { parent: ino, .. }
+            | Self::Rmdir { parent: ino, .. }
+            | Self::Write { ino, .. } => [ino].into(),
+            Self::Link { ino, parent, .. } => [ino, parent].into(),
+            Self::Rename { parent, new_parent, .. } => [parent, new_parent].into(),
+            Self::Null
+            | Self::Statfs
+            | Self::Release { .. }
+            | Self::SetClient { .. }
+            | Self::RevokeClient { .. }
+            | Self::ListClients { .. } => Vec::new(),
+        }
+    }
+
+    /// Leaves the time of last access alone.
+    pub(crate) fn look_only(&mut self) {
+        if let Self::Readlink { touch, .. }
+        | Self::Read { touch, .. }
+        | Self::Readdir { touch, .. } = self
+        {
+            *touch = false;
         }
     }
 }

@@ -1,18 +1,21 @@
 //! The file service: from the bytes of a call to the bytes of its outcome.
 
+use alloc::vec::Vec;
+
 use bftfs_proto::service::{Context, Service};
-use bftfs_proto::types::{SessionId, Wall};
+use bftfs_proto::types::{ClientId, SessionId, Wall};
 use bftfs_state::Tree;
 use bytes::Bytes;
 
 use crate::attributes::{FileType, Ino, ROOT, Time};
-use crate::errno::Errno;
 use crate::inode::{Change, View, mode_bits};
 use crate::layout::{self, COOKIE_FIRST, Inode, REMOVED_BLOCKS_MAX, SUPERBLOCK_KEY, Superblock};
-use crate::operation::{Call, Credentials, GROUPS_MAX, Operation, Outcome, Reply, encode_outcome};
+use crate::operation::{Credentials, Operation, Outcome, Reply, encode_outcome};
+use crate::registry;
+use crate::rules::admit;
 
 /// The file service. It has no state but that in the tree; these are what a new one starts with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileSystem {
     /// Bytes that contents, targets and names may take together.
     pub capacity_bytes: u64,
@@ -24,13 +27,22 @@ pub struct FileSystem {
     pub root_gid: u32,
     /// Permission bits of the root directory.
     pub root_mode: u32,
+    /// The clients that may say what clients may do.
+    pub administrators: Vec<ClientId>,
 }
 
 impl FileSystem {
     /// A file system whose root directory belongs to the superuser, mode 0755.
     #[must_use]
     pub const fn new(capacity_bytes: u64, capacity_inodes: u64) -> Self {
-        Self { capacity_bytes, capacity_inodes, root_uid: 0, root_gid: 0, root_mode: 0o755 }
+        Self {
+            capacity_bytes,
+            capacity_inodes,
+            root_uid: 0,
+            root_gid: 0,
+            root_mode: 0o755,
+            administrators: Vec::new(),
+        }
     }
 }
 
@@ -62,26 +74,41 @@ impl Service for FileSystem {
             btime: Time::default(),
         };
         layout::store(state, &layout::inode_key(ROOT), &root);
+        registry::begin(state, &self.administrators);
     }
 
     fn execute(&self, state: &mut Tree, context: &Context, operation: &Bytes) -> Bytes {
-        let outcome = parse(operation).and_then(|call| {
-            let view = View { tree: state, who: &call.credentials };
-            if call.operation.is_read_only() {
-                return answer(view, &call.operation).expect("it changes nothing");
-            }
-            let mut change = begin(state, &call.credentials, context.session, context.time);
-            let outcome = perform(&mut change, &call.operation);
-            change.sweep();
-            outcome
+        let outcome = admit(state, context.client, operation).and_then(|mut admitted| {
+            admitted.check_place_in(state, context.session)?;
+            let call = &admitted.call;
+            let outcome = if call.operation.is_read_only() {
+                let view = View { tree: state, who: &call.credentials };
+                answer(view, &call.operation).expect("it changes nothing")
+            } else {
+                let mut change = begin(state, &call.credentials, context.session, context.time);
+                let outcome = perform(&mut change, &call.operation);
+                change.sweep();
+                outcome
+            };
+            admitted.show(state, outcome)
         });
         encode_outcome(&outcome)
     }
 
-    fn query(&self, state: &Tree, _: &Context, operation: &Bytes) -> Option<Bytes> {
-        let outcome = match parse(operation) {
-            Ok(call) if call.operation.is_read_only() => {
-                answer(View { tree: state, who: &call.credentials }, &call.operation)?
+    fn query(&self, state: &Tree, context: &Context, operation: &Bytes) -> Option<Bytes> {
+        let outcome = match admit(state, context.client, operation) {
+            Ok(mut admitted) if admitted.call.operation.is_read_only() => {
+                // Nobody vouches for the session here: what it may keep is told when it is ordered.
+                let placed = admitted.check_place(state);
+                if placed.is_err() && admitted.check_place_in(state, context.session).is_ok() {
+                    return None;
+                }
+                placed.and_then(|()| {
+                    let call = &admitted.call;
+                    let view = View { tree: state, who: &call.credentials };
+                    let outcome = answer(view, &call.operation).expect("it changes nothing");
+                    admitted.show(state, outcome)
+                })
             }
             Ok(_) => return None,
             Err(errno) => Err(errno),
@@ -106,11 +133,6 @@ fn begin<'a>(
     Change { tree, who, now: time.into(), session, removals: REMOVED_BLOCKS_MAX }
 }
 
-fn parse(bytes: &Bytes) -> Result<Call, Errno> {
-    let call = Call::decode(bytes).map_err(|_| Errno::EINVAL)?;
-    if call.credentials.groups.len() > GROUPS_MAX { Err(Errno::EINVAL) } else { Ok(call) }
-}
-
 /// What an operation gives that only looks, atime aside; `None` if it is another.
 fn answer(view: View<'_>, operation: &Operation) -> Option<Outcome> {
     Some(match *operation {
@@ -123,6 +145,7 @@ fn answer(view: View<'_>, operation: &Operation) -> Option<Outcome> {
             view.readdir(ino, cookie, bytes_max, plus)
         }
         Operation::Statfs => view.statfs(),
+        Operation::ListClients { after } => view.list_clients(after),
         Operation::Open { ino, mask, truncate: false } => view.open(ino, mask, false),
         _ => return None,
     })
@@ -151,6 +174,8 @@ fn perform(change: &mut Change<'_>, operation: &Operation) -> Outcome {
             change.write(ino, offset, append, data)
         }
         Operation::Release { ref inos } => change.release(inos),
+        Operation::SetClient { client, ref record } => change.set_client(client, record),
+        Operation::RevokeClient { client } => change.revoke_client(client),
         Operation::Read { ino, length, .. } => look_and_touch(change, operation, ino, length > 0),
         Operation::Readlink { ino, .. } | Operation::Readdir { ino, .. } => {
             look_and_touch(change, operation, ino, true)
@@ -158,6 +183,7 @@ fn perform(change: &mut Change<'_>, operation: &Operation) -> Outcome {
         Operation::Lookup { .. }
         | Operation::Getattr { .. }
         | Operation::Access { .. }
+        | Operation::ListClients { .. }
         | Operation::Statfs => answer(change.view(), operation).expect("it changes nothing"),
     }
 }

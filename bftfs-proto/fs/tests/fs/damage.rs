@@ -1,18 +1,25 @@
 //! The check finds damage; elsewhere it is only seen to find none.
 
-use bftfs_fs::{ROOT, check};
+use bftfs_fs::{Client, FileSystem, Operation, ROOT, Rule, check};
+use bftfs_proto::types::ClientId;
 
 use super::harness::{Host, create, mkdir, symlink, unlink_kept, write};
 
 /// A file system with something in every table.
 fn full() -> Host {
-    let mut host = Host::new();
+    let administrators = vec![ClientId(1)];
+    let service =
+        FileSystem { root_mode: 0o777, administrators, ..FileSystem::new(1 << 40, 1 << 20) };
+    let mut host = Host::with(service);
     let dir = host.make(mkdir(ROOT, "d", 0o755)).ino;
     let file = host.make(create(dir, "f", 0o644)).ino;
     host.make(write(file, 0, vec![1; 40_000]));
     host.make(symlink(ROOT, "l", "target"));
     host.make(create(ROOT, "o", 0o644));
     host.root(unlink_kept(ROOT, "o")).expect("removed");
+    let rule = Some(Rule { subtree: Some(dir), ..Rule::default() });
+    let record = Client { rule, ..Client::default() };
+    host.root(Operation::SetClient { client: ClientId(2), record }).expect("confined");
     host
 }
 
@@ -21,7 +28,7 @@ fn a_missing_key_is_found_whichever_it_is() {
     let host = full();
     let keys: Vec<Vec<u8>> = host.tree.prefix(&[]).map(|(key, _)| key.into()).collect();
     let tables: std::collections::BTreeSet<u8> = keys.iter().map(|key| key[0]).collect();
-    assert_eq!(tables, (1..=7).collect());
+    assert_eq!(tables, (1..=7).chain(12..=13).collect());
     for key in keys {
         let mut tree = host.tree.clone();
         tree.remove(&key);
@@ -66,6 +73,10 @@ fn keys_of_no_table_and_malformed_records_are_found() {
         (&[5; 17], &[]),
         (&[7; 16], &[]),
         (&[8; 10], &[]),
+        (&[12, 0, 0, 0, 3], &[]),
+        (&[12; 4], &[0, 0, 0]),
+        (&[13; 25], &[]),
+        (&[13], &[]),
     ] {
         let mut host = full();
         host.tree.insert(key, record);

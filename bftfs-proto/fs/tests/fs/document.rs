@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 
 const DOCUMENT: &str = include_str!("../../../../docs/semantics.md");
-const TESTS: [(&str, &str); 6] = [
+const TESTS: [(&str, &str); 7] = [
     ("contents", include_str!("contents.rs")),
     ("damage", include_str!("damage.rs")),
     ("keeping", include_str!("keeping.rs")),
     ("model", include_str!("model.rs")),
     ("names", include_str!("names.rs")),
     ("rights", include_str!("rights.rs")),
+    ("rules", include_str!("rules.rs")),
 ];
 
 #[test]

@@ -8,3 +8,4 @@ mod keeping;
 mod model;
 mod names;
 mod rights;
+mod rules;
