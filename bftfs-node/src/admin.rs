@@ -273,7 +273,7 @@ impl Session {
         let clients = self.clients()?;
         let id = self.place(&key, name, &clients)?;
         let rule = self.rule(options)?;
-        self.put(id, Client { name: name.into(), key: Some(key), rule: Some(rule) })?;
+        self.put(id, &Client { name: name.into(), key: Some(key), rule: Some(rule) })?;
         let member = ClientMember { name: name.into(), key, admin: false };
         let listed = self.file.clients.contains_key(&id);
         let entry = if listed { String::new() } else { client_entry(id, &member) };
@@ -314,27 +314,27 @@ impl Session {
             bail!("client {} has the name \"{name}\" already: choose another", other.id);
         }
         let next = clients.iter().map(|known| known.id.0).max().unwrap_or(0).checked_add(1);
-        own.or(next.map(ClientId)).context("there are no more client ids")
+        own.or_else(|| next.map(ClientId)).context("there are no more client ids")
     }
 
     fn set(&self, which: &str, options: &RuleOptions) -> anyhow::Result<()> {
         let Known { id, client, .. } = self.find(which)?;
         let rule = Some(self.rule(options)?);
         let known = Known { id, client: Client { rule, ..client }, listed_only: false };
-        self.put(id, known.client.clone())?;
+        self.put(id, &known.client)?;
         println!("{known}");
         Ok(())
     }
 
     fn revoke(&self, which: &str) -> anyhow::Result<()> {
         let Known { id, client, .. } = self.find(which)?;
-        settle(&client.name, self.ask(Operation::RevokeClient { client: id })?)?;
+        settle(&client.name, &self.ask(Operation::RevokeClient { client: id })?)?;
         println!("client {id} \"{}\" has no access any more", client.name);
         Ok(())
     }
 
     /// Has a record written, as soon as the replicas can tell where files lie.
-    fn put(&self, client: ClientId, record: Client) -> anyhow::Result<()> {
+    fn put(&self, client: ClientId, record: &Client) -> anyhow::Result<()> {
         let mut waiting = false;
         loop {
             let operation = Operation::SetClient { client, record: record.clone() };
@@ -344,7 +344,7 @@ impl Session {
                     eprintln!("the replicas take in where all files lie; this may take a while");
                     waiting = true;
                 }
-                outcome => return settle(&record.name, outcome),
+                outcome => return settle(&record.name, &outcome),
             }
         }
     }
@@ -382,7 +382,7 @@ impl Session {
 }
 
 /// What the outcome of a change means.
-fn settle(name: &str, outcome: Outcome) -> anyhow::Result<()> {
+fn settle(name: &str, outcome: &Outcome) -> anyhow::Result<()> {
     match outcome {
         Ok(_) => Ok(()),
         Err(Errno::EPERM) => bail!(
