@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
+use crate::admin::{self, Admin};
 #[cfg(feature = "byzantine")]
 use crate::byzantine;
 use crate::startup::{self, Node, Paths};
@@ -62,6 +63,8 @@ enum Command {
         #[arg(long)]
         socket: PathBuf,
     },
+    /// Say who may use a running cluster, and how
+    Admin(Admin),
     /// Ask a running replica where it is
     Status {
         /// Its status socket
@@ -143,11 +146,13 @@ struct Run {
 /// Runs the program.
 #[must_use]
 pub fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG));
+    let command = Cli::parse().command;
+    // Whoever runs a tool wants its result, and not who is connected.
+    let log = if matches!(command, Command::Admin(_)) { "error" } else { LOG };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(log));
     let colours = stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(colours).init();
     abort_on_panic();
-    let command = Cli::parse().command;
     let unchecked = matches!(command, Command::Verify(_));
     match execute(command) {
         Ok(code) => code,
@@ -194,6 +199,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run(options) => run(options)?,
         Command::Inspect(look) => inspect(&look)?,
         Command::Verify(look) => return verify(&look),
+        Command::Admin(admin) => admin::run(admin)?,
         Command::Scrub { socket } => {
             if !tools::scrub(&socket)? {
                 return Ok(ExitCode::FAILURE);

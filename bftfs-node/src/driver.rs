@@ -3,13 +3,14 @@
 //! One thread runs the agreement. While the disk writes one group of records, the next group
 //! collects; no message leaves before the records that it depends on are kept (`engine.rs`).
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bftfs_fs::FileSystem;
-use bftfs_net::{Clock, Event, Links};
+use bftfs_fs::{FileSystem, registry};
+use bftfs_net::{Clock, Event, Links, Standing};
 use bftfs_proto::Digest;
 use bftfs_proto::engine::{Input, Outbox, Release};
 use bftfs_proto::replica::Replica;
@@ -105,6 +106,8 @@ struct Driver {
     diverged: bool,
     /// The view that was spoken of last, and whether it had begun.
     view: (View, bool),
+    /// The generation of the registry of clients that the links know.
+    clients: u64,
 }
 
 impl Driver {
@@ -113,7 +116,7 @@ impl Driver {
         links: Links,
     ) -> io::Result<(Self, mpsc::UnboundedReceiver<Done>, mpsc::UnboundedReceiver<Digest>)> {
         let (done, receiver) = mpsc::unbounded_channel();
-        let driver = Self {
+        let mut driver = Self {
             me: node.me,
             view: (node.replica.view(), node.replica.is_active()),
             replica: node.replica,
@@ -127,7 +130,9 @@ impl Driver {
             store: StoreWriter::start(node.store, done)?,
             storing: 0,
             diverged: false,
+            clients: 0,
         };
+        driver.follow_clients();
         Ok((driver, receiver, node.damaged))
     }
 
@@ -198,7 +203,7 @@ impl Driver {
             Event::Message(from, message) => self.step(Input::Message(from, message)),
             Event::ClientAdded(id, key) => self.step(Input::Client(id, key)),
             // Whoever comes back says by itself where it is.
-            Event::Connected(_) | Event::Disconnected(_) => {}
+            Event::Connected(_) | Event::Disconnected(_) | Event::Refused(_) => {}
         }
     }
 
@@ -220,6 +225,29 @@ impl Driver {
         self.replica.handle(self.clock.now(), input);
         self.drain();
         self.tell_view();
+        self.follow_clients();
+    }
+
+    /// Has the links and the agreement know whom administrators admitted, and cuts off whom they
+    /// revoked. The state may also go back, or be another one at once.
+    fn follow_clients(&mut self) {
+        let generation = registry::generation(self.replica.tree());
+        if generation == self.clients {
+            return;
+        }
+        self.clients = generation;
+        let mut standings = BTreeMap::new();
+        let mut keys = Vec::new();
+        for (id, client) in registry::clients(self.replica.tree()) {
+            let revoked = client.rule.is_none();
+            standings.insert(id, Standing { key: client.key, revoked });
+            keys.extend(client.key.map(|key| (id, key)).filter(|_| !revoked));
+        }
+        for (id, key) in keys {
+            self.replica.handle(self.clock.now(), Input::Client(id, key));
+        }
+        self.drain();
+        self.links.set_standings(standings);
     }
 
     /// Says when a view is left, and when one begins.

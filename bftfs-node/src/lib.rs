@@ -4,6 +4,7 @@
 //! store of its checkpoints. The format of both is drawn in `docs/on-disk.md`. [`startup`] makes a
 //! replica of what is there, [`driver`] runs it.
 
+mod admin;
 mod archive;
 #[cfg(feature = "byzantine")]
 mod byzantine;

@@ -101,7 +101,10 @@ impl Node {
         };
         let (cluster, signer) = (file.cluster(), identity.signer());
         let setup = Setup { cluster, me, signer, source };
-        let service = FileSystem::new(file.capacity_bytes, file.capacity_inodes);
+        let service = FileSystem {
+            administrators: file.administrators(),
+            ..FileSystem::new(file.capacity_bytes, file.capacity_inodes)
+        };
         let clock = Clock::default();
         let replica = Replica::recover(setup, service, clock.now(), loaded, records);
         let replica = replica.with_context(|| unusable("the journal", &paths.data))?;

@@ -15,6 +15,8 @@ use bytes::Bytes;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+#[path = "replica/admin.rs"]
+mod admin;
 #[path = "replica/tools.rs"]
 mod tools;
 

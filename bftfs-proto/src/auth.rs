@@ -83,6 +83,12 @@ pub fn digest_of(kind: &str, cluster: &Digest, fields: &[&[u8]]) -> Digest {
 pub struct PublicKey(pub [u8; 32]);
 
 impl PublicKey {
+    /// Whether it is the key of somebody: a point of the curve, and none that anybody can sign for.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        VerifyingKey::from_bytes(&self.0).is_ok_and(|key| !key.is_weak())
+    }
+
     /// Verifies a signature over a digest, by the one rule all replicas share: `verify_strict`.
     ///
     /// # Errors

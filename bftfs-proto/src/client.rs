@@ -81,6 +81,10 @@ pub enum Failure {
     /// The result was not kept and the operation cannot be repeated.
     #[error("the replicas no longer keep the result")]
     ResultLost,
+    /// So many replicas refuse the client that no quorum can answer it. An ordered operation may
+    /// have been carried out.
+    #[error("the replicas refuse this client: it is not known to them, or its access was revoked")]
+    Refused,
     /// The operation is larger than any may be.
     #[error("the operation is too large")]
     TooLarge,

@@ -27,6 +27,9 @@ pub use authority::{Authority, Key, Period, Subject};
 /// Days that a certificate may be valid.
 pub const DAYS_MAX: u32 = 36_500;
 
+/// The client that says what clients may do. Each cluster has it from the start.
+pub const ADMIN: &str = "admin";
+
 /// Why something was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum CertsError {
@@ -130,6 +133,13 @@ impl Plan {
         })
     }
 
+    /// The clients' names, with the administrator's last: so the others keep their ids.
+    fn members(&self) -> impl Iterator<Item = &str> {
+        let named = self.clients.iter().map(String::as_str);
+        let admin = named.clone().all(|name| name != ADMIN).then_some(ADMIN);
+        named.chain(admin)
+    }
+
     fn address(&self, id: u32) -> SocketAddr {
         let offset = u16::try_from(id).expect("checked: the last port fits");
         SocketAddr::new(self.host, self.port + offset)
@@ -155,10 +165,10 @@ pub fn init(plan: &Plan) -> Result<ClusterFile, CertsError> {
         let key = authority.make_leaf(&plan.dir, &plan.name, &subject, period)?;
         Ok(ReplicaMember { address: plan.address(id), key })
     };
-    let client = |(id, name): (u32, &String)| {
-        let subject = Subject::Client(name.clone());
+    let client = |(id, name): (u32, &str)| {
+        let subject = Subject::Client(name.into());
         let key = authority.make_leaf(&plan.dir, &plan.name, &subject, period)?;
-        Ok((ClientId(id), ClientMember { name: name.clone(), key }))
+        Ok((ClientId(id), ClientMember { name: name.into(), key, admin: name == ADMIN }))
     };
     let file = ClusterFile {
         path: path.clone(),
@@ -169,7 +179,7 @@ pub fn init(plan: &Plan) -> Result<ClusterFile, CertsError> {
         capacity_bytes: 1 << 40,
         capacity_inodes: 1 << 24,
         replicas: (0..plan.replicas).map(replica).collect::<Result<_, CertsError>>()?,
-        clients: (1..).zip(&plan.clients).map(client).collect::<Result<_, CertsError>>()?,
+        clients: (1..).zip(plan.members()).map(client).collect::<Result<_, CertsError>>()?,
     };
     let file = ClusterFile::parse(&file.to_toml(), &path)?;
     files::create(&path, &file.to_toml(), files::PUBLIC)?;
@@ -194,10 +204,26 @@ pub fn add_client(dir: &Path, name: &str, days: u32) -> Result<ClientId, CertsEr
     let id = ClientId(file.clients.keys().last().map_or(1, |last| last.0 + 1));
     let authority = Authority::load(dir, &file.name)?;
     let key = authority.make_leaf(dir, &file.name, &Subject::Client(name.into()), period)?;
-    let text = text + &client_entry(id, &ClientMember { name: name.into(), key });
+    let text = text + &client_entry(id, &ClientMember { name: name.into(), key, admin: false });
     ClusterFile::parse(&text, &path)?;
     files::replace(&path, &text)?;
     Ok(id)
+}
+
+/// Makes the certificate and key of a client that is in no cluster file: an administrator admits
+/// it, with a rule from the start.
+///
+/// # Errors
+/// If there is such a client, the cluster file breaks rules, or the disk says no.
+pub fn make_client(dir: &Path, name: &str, days: u32) -> Result<(), CertsError> {
+    check_name(name)?;
+    let period = Period::days(days)?;
+    let file = ClusterFile::load(&cluster_path(dir))?;
+    if file.clients.values().any(|client| client.name == name) {
+        return Err(CertsError::ClientExists(name.into()));
+    }
+    let authority = Authority::load(dir, &file.name)?;
+    authority.make_leaf(dir, &file.name, &Subject::Client(name.into()), period).map(drop)
 }
 
 /// Where the cluster file of `dir` is.

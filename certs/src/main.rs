@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use bftfs_certs::{Plan, Subject, add_client, cluster_path, init, leaf_paths};
+use bftfs_certs::{Plan, Subject, add_client, cluster_path, init, leaf_paths, make_client};
 use bftfs_net::cluster_file::{ClusterFile, Durability};
 use bftfs_net::identity::Certificate;
 use bftfs_proto::Digest;
@@ -57,6 +57,10 @@ enum Command {
         /// Days until its certificate expires
         #[arg(long, default_value_t = 365)]
         days: u32,
+        /// Leave it out of the cluster file: an administrator admits it, with a rule from the
+        /// start (`bftfs-node admin add`)
+        #[arg(long)]
+        unlisted: bool,
         /// The client's name
         name: String,
     },
@@ -86,7 +90,14 @@ fn run(command: Command) -> anyhow::Result<()> {
             println!("made {}", plan.dir.display());
             show(&plan.dir, &file);
         }
-        Command::Client { dir, days, name } => {
+        Command::Client { dir, days, unlisted: true, name } => {
+            make_client(&dir, &name, days).context("no client was made")?;
+            let (certificate, key) = leaf_paths(&dir, &Subject::Client(name.clone()));
+            println!("made client \"{name}\"; an administrator admits it with");
+            println!("  bftfs-node admin ... add --certificate {} {name}", certificate.display());
+            println!("Its key is {}", key.display());
+        }
+        Command::Client { dir, days, unlisted: false, name } => {
             let id = add_client(&dir, &name, days).context("no client was added")?;
             let (certificate, key) = leaf_paths(&dir, &Subject::Client(name.clone()));
             println!("added client {id} \"{name}\" to {}", cluster_path(&dir).display());
@@ -114,7 +125,8 @@ fn show(dir: &Path, file: &ClusterFile) {
     }
     for (id, member) in &file.clients {
         let subject = Subject::Client(member.name.clone());
-        println!("  client {id} \"{}\", key {}", member.name, Digest(member.key.0));
+        let admin = if member.admin { ", administrator" } else { "" };
+        println!("  client {id} \"{}\"{admin}, key {}", member.name, Digest(member.key.0));
         show_certificate(dir, &subject);
     }
 }

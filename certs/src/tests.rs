@@ -78,14 +78,27 @@ fn nothing_is_overwritten() {
 fn a_client_is_added_and_the_rest_stays() {
     let dir = tempfile::tempdir().unwrap();
     let before = init(&plan(dir.path())).unwrap();
-    assert_eq!(add_client(dir.path(), "carol", 30).unwrap(), ClientId(3));
+    assert_eq!(before.administrators(), [ClientId(3)]);
+    assert_eq!(add_client(dir.path(), "carol", 30).unwrap(), ClientId(4));
     let after = ClusterFile::load(&cluster_path(dir.path())).unwrap();
     assert_eq!((&after.id, &after.replicas), (&before.id, &before.replicas));
-    assert_eq!(after.clients.len(), 3);
+    assert_eq!(after.clients.len(), 4);
     let carol = load(dir.path(), &Subject::Client("carol".into()));
-    assert_eq!(carol.require_client(&after).unwrap(), ClientId(3));
+    assert_eq!(carol.require_client(&after).unwrap(), ClientId(4));
     assert!(matches!(carol.require_client(&before), Err(IdentityError::Stranger { .. })));
     let twice = add_client(dir.path(), "carol", 30).unwrap_err();
+    assert!(matches!(twice, CertsError::ClientExists(_)), "{twice}");
+}
+
+#[test]
+fn a_client_is_made_that_no_cluster_file_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = init(&plan(dir.path())).unwrap();
+    make_client(dir.path(), "carol", 30).unwrap();
+    assert_eq!(ClusterFile::load(&cluster_path(dir.path())).unwrap(), before);
+    let carol = load(dir.path(), &Subject::Client("carol".into()));
+    assert!(matches!(carol.require_client(&before), Err(IdentityError::Stranger { .. })));
+    let twice = make_client(dir.path(), "alice", 30).unwrap_err();
     assert!(matches!(twice, CertsError::ClientExists(_)), "{twice}");
 }
 

@@ -160,6 +160,7 @@ impl Answer for Option<Lock> {
 pub(super) fn decode<T: Answer>(result: Result<Bytes, Failure>) -> Result<T, Error> {
     let bytes = result.map_err(|failure| match failure {
         Failure::Deadline => Error::TIMEDOUT,
+        Failure::Refused => Error::ACCESS,
         other => {
             warn!("a request failed: {other}");
             Error::IO
@@ -191,6 +192,7 @@ mod tests {
         assert_eq!(decode::<Bytes>(said(Ok(Reply::Data(data.clone())))), Ok(data));
         assert_eq!(decode::<()>(Ok(Bytes::from_static(b"\xff\xff"))), Err(Error::IO));
         assert_eq!(decode::<()>(Err(Failure::Deadline)), Err(Error::TIMEDOUT));
+        assert_eq!(decode::<()>(Err(Failure::Refused)), Err(Error::ACCESS));
         assert_eq!(decode::<()>(Err(Failure::SessionLost)), Err(Error::IO));
     }
 }

@@ -56,8 +56,9 @@ fn name(number: u64) -> Bytes {
 
 fn main() {
     let service = FileSystem::new(1 << 40, 1 << 30);
-    let mut bench = Bench { service, tree: Tree::new(), time: 1 << 60 };
-    service.genesis(&mut bench.tree);
+    let mut tree = Tree::new();
+    service.genesis(&mut tree);
+    let mut bench = Bench { service, tree, time: 1 << 60 };
     let make = |number| Operation::Mkdir { parent: ROOT, name: name(number), mode: 0o755 };
     let mut made = |number| match bench.call(make(number)) {
         Ok(Reply::Attributes(attributes)) => attributes.ino,

@@ -8,7 +8,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-use bftfs_proto::types::SessionId;
+use bftfs_proto::types::{ClientId, SessionId};
 use bftfs_state::{Entry, Found, Tree};
 use serde::de::DeserializeOwned;
 
@@ -16,10 +16,11 @@ use crate::acl::{Acl, AclKind};
 use crate::attributes::{FileType, Ino, ROOT};
 use crate::directory::entry_bytes;
 use crate::layout::{
-    self, BLOCK_BYTES, COOKIE_FIRST, Dentry, FILE_BYTES_MAX, Garbage, Inode, NAME_BYTES_MAX, Slot,
-    Superblock, TARGET_BYTES_MAX, table,
+    self, BLOCK_BYTES, COOKIE_FIRST, Dentry, FILE_BYTES_MAX, Garbage, INDEX_KEY, Inode,
+    NAME_BYTES_MAX, REGISTRY_KEY, Slot, Superblock, TARGET_BYTES_MAX, table,
 };
 use crate::locks::{FileLocks, SessionLocks};
+use crate::registry::{Client, Registry};
 use crate::xattr::{VALUE_BYTES_MAX, XATTRS_MAX, mark_of, xattr_bytes};
 
 /// A broken rule, in words.
@@ -50,6 +51,8 @@ pub fn check(tree: &Tree) -> Vec<Damage> {
     tables.check_forks();
     tables.check_locks();
     tables.check_superblock();
+    tables.check_clients();
+    tables.check_index();
     tables.damages
 }
 
@@ -70,6 +73,10 @@ struct Tables {
     session_locks: BTreeMap<SessionId, SessionLocks>,
     /// Which sessions say that they have locks of which files.
     locked: BTreeSet<(SessionId, Ino)>,
+    registry: Option<Registry>,
+    clients: BTreeMap<ClientId, Client>,
+    indexed_below: Option<Vec<u8>>,
+    named: BTreeSet<(Ino, Ino, u64)>,
     damages: Vec<Damage>,
 }
 
@@ -140,6 +147,16 @@ impl Tables {
             table::SESSION_LOCKS if entry.is_empty() => {
                 let (session, ino) = layout::split_two(key)?;
                 self.locked.insert((SessionId(session), Ino(ino)));
+            }
+            table::CLIENT if key == REGISTRY_KEY => self.registry = Some(record(&bytes)?),
+            table::CLIENT => {
+                self.clients.insert(layout::client_of(key)?, record(&entry.read())?);
+            }
+            table::INDEX if key == INDEX_KEY && !bytes.is_empty() => {
+                self.indexed_below = Some(bytes.to_vec());
+            }
+            table::INDEX if entry.is_empty() => {
+                self.named.insert(layout::split_indexed(key)?);
             }
             _ => return None,
         }
@@ -366,5 +383,39 @@ impl Tables {
         self.require(last < Some(superblock.next_number), || {
             format!("the next number is {} but {last:?} is taken", superblock.next_number)
         });
+    }
+
+    fn check_clients(&mut self) {
+        let unsound = self.clients.iter().find(|(_, client)| client.check().is_err());
+        if let Some((id, _)) = unsound {
+            let damage = format!("the rule of client {id} is malformed");
+            self.damage(damage);
+        }
+        let admin = |client: &&Client| client.rule.as_ref().is_some_and(|rule| rule.admin);
+        let admins = self.clients.values().filter(admin).count();
+        let (found, counted) = ((self.clients.len(), admins), self.registry.unwrap_or_default());
+        let counted = (counted.clients as usize, counted.admins as usize);
+        self.require(found == counted && (self.registry.is_some() == (found.0 > 0)), || {
+            format!("clients and administrators are counted as {counted:?} but are {found:?}")
+        });
+    }
+
+    /// The index has the names of files below its cursor, and no others.
+    fn check_index(&mut self) {
+        let names = self.dentries.iter().filter(|((directory, name), dentry)| {
+            dentry.kind != FileType::Directory
+                && self
+                    .indexed_below
+                    .as_ref()
+                    .is_some_and(|cursor| layout::dentry_key(*directory, name) < *cursor)
+        });
+        let names: BTreeSet<_> =
+            names.map(|((directory, _), name)| (name.ino, *directory, name.cookie)).collect();
+        let wrong = names.symmetric_difference(&self.named).count();
+        self.require(wrong == 0, || format!("{wrong} names are not as the index has them"));
+        let confined =
+            |client: &Client| client.rule.as_ref().is_some_and(|rule| rule.subtree.is_some());
+        let begun = self.indexed_below.is_some() || !self.clients.values().any(confined);
+        self.require(begun, || "clients are confined but there is no index of names".into());
     }
 }

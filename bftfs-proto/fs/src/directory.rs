@@ -152,6 +152,7 @@ impl Change<'_> {
         });
         let dentry = Dentry { ino, kind, cookie };
         layout::store(self.tree, &layout::dentry_key(parent, name), &dentry);
+        self.index_name(parent, name, dentry);
         let slot = Slot { ino, kind, name: bytes::Bytes::copy_from_slice(name) };
         layout::store(self.tree, &layout::slot_key(parent, cookie), &slot);
     }
@@ -165,6 +166,7 @@ impl Change<'_> {
             directory.nlink -= u32::from(dentry.kind == FileType::Directory);
             (directory.mtime, directory.ctime) = (now, now);
         });
+        self.unindex_name(parent, name, dentry);
         self.tree.remove(&layout::dentry_key(parent, name));
         self.tree.remove(&layout::slot_key(parent, dentry.cookie));
     }

@@ -69,4 +69,8 @@ errno! {
     EDEADLK = 35, "deadlock avoided";
     /// The file or the session has as many locks as it can have.
     ENOLCK = 37, "too many locks";
+    /// The client may change nothing.
+    EROFS = 30, "read-only file system";
+    /// The index of names is being built: ask again.
+    EBUSY = 16, "not ready yet";
 }

@@ -59,8 +59,10 @@ impl Change<'_> {
         }
     }
 
-    /// Removes garbage as far as this operation may. Every operation ends with it.
+    /// Removes garbage, and builds the index, as far as this operation may. Every operation ends
+    /// with it.
     pub(crate) fn sweep(&mut self) {
+        self.build_index();
         while self.removals > 0
             && let Some((key, _)) = self.tree.prefix(&[table::GARBAGE]).next()
         {

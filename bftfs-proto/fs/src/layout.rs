@@ -17,6 +17,10 @@
 //! locks       10 ino                FileLocks: locks of the file, and who waits for them
 //! session     11 session            SessionLocks: how many it has, and where it waits
 //!             11 session ino        nothing: the session has locks or waits on that file
+//! registry    12                    Registry: how many clients have a record
+//! client      12 client             Client
+//! index       13                    raw key: names of files below it are in the index of names
+//! named       13 ino dir cookie     nothing: a file that is no directory has a name there
 //! ```
 //! A fork is the contents of a file. It starts with the file's own number and gets a new one when
 //! a big file is cut, so that the old blocks can be removed later. Bytes that no block holds are
@@ -32,7 +36,7 @@
 
 use alloc::vec::Vec;
 
-use bftfs_proto::types::SessionId;
+use bftfs_proto::types::{ClientId, SessionId};
 use bftfs_state::Tree;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -75,6 +79,8 @@ pub(crate) mod table {
     pub(crate) const XATTR: u8 = 9;
     pub(crate) const LOCKS: u8 = 10;
     pub(crate) const SESSION_LOCKS: u8 = 11;
+    pub(crate) const CLIENT: u8 = 12;
+    pub(crate) const INDEX: u8 = 13;
 }
 
 /// Bits of an inode's mode that nobody is shown: which of the attributes that rules ask about it
@@ -291,6 +297,43 @@ pub(crate) fn session_locks_key(session: SessionId) -> [u8; 9] {
 
 pub(crate) fn locked_key(session: SessionId, ino: Ino) -> [u8; 17] {
     two(table::SESSION_LOCKS, session.0, ino.0)
+}
+
+/// The registry of clients as a whole.
+pub(crate) const REGISTRY_KEY: &[u8] = &[table::CLIENT];
+/// How far the index of names is built.
+pub(crate) const INDEX_KEY: &[u8] = &[table::INDEX];
+
+pub(crate) fn client_key(client: ClientId) -> [u8; 5] {
+    let mut key = [table::CLIENT; 5];
+    key[1..].copy_from_slice(&client.0.to_be_bytes());
+    key
+}
+
+/// Whose record is under a key.
+pub(crate) fn client_of(key: &[u8]) -> Option<ClientId> {
+    Some(ClientId(u32::from_be_bytes(key.get(1..)?.try_into().ok()?)))
+}
+
+pub(crate) fn named_key(ino: Ino, directory: Ino, cookie: u64) -> [u8; 25] {
+    let mut key = [table::INDEX; 25];
+    key[1..9].copy_from_slice(&ino.0.to_be_bytes());
+    key[9..17].copy_from_slice(&directory.0.to_be_bytes());
+    key[17..].copy_from_slice(&cookie.to_be_bytes());
+    key
+}
+
+/// The file, directory and cookie of a key of the index.
+pub(crate) fn split_indexed(key: &[u8]) -> Option<(Ino, Ino, u64)> {
+    let (head, cookie) = key.split_last_chunk::<8>()?;
+    let (ino, directory) = split_two(head)?;
+    Some((Ino(ino), Ino(directory), u64::from_be_bytes(*cookie)))
+}
+
+/// The directory of a name's key.
+pub(crate) fn directory_of(key: &[u8]) -> Option<Ino> {
+    let (directory, _) = key.get(1..)?.split_first_chunk::<8>()?;
+    Some(Ino(u64::from_be_bytes(*directory)))
 }
 
 /// Splits a key of two numbers.

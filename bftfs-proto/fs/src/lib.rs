@@ -17,13 +17,16 @@ mod data;
 mod directory;
 mod errno;
 mod garbage;
+mod index;
 mod inode;
 mod layout;
 mod locks;
 mod names;
 mod operation;
 mod permissions;
+pub mod registry;
 mod rename;
+mod rules;
 mod seek;
 mod service;
 mod xattr;
@@ -38,5 +41,7 @@ pub use operation::{
     READ_BYTES_MAX, READDIR_BYTES_MAX, RELEASES_MAX, RenameMode, Reply, SetAttributes, Touch,
     WRITE_BYTES_MAX, XattrMode, access, decode_outcome, encode_outcome, masked,
 };
+pub use registry::Client;
+pub use rules::{IdRange, RANGES_MAX, Rule};
 pub use seek::Sought;
 pub use service::FileSystem;

@@ -8,6 +8,7 @@
 
 use alloc::vec::Vec;
 
+use bftfs_proto::types::ClientId;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +16,7 @@ use crate::allocate::Allocation;
 use crate::attributes::{Attributes, FileType, Ino, SetTime, Statistics};
 use crate::errno::Errno;
 use crate::locks::Lock;
+use crate::registry::Client;
 use crate::seek::Sought;
 
 /// Most bytes of one [`Operation::Read`]; asking for more gets this many.
@@ -42,8 +44,8 @@ pub mod access {
 
 /// On whose behalf an operation is done.
 ///
-/// The client's certificate vouches for these: a mount is trusted with the users of its machine,
-/// as with NFS's `AUTH_SYS`.
+/// The client's certificate vouches for these as far as its [`Rule`](crate::Rule) goes: within it, a
+/// mount is trusted with the users of its machine, as with NFS's `AUTH_SYS`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credentials {
     /// The user; 0 is the superuser.
@@ -357,6 +359,25 @@ pub enum Operation {
         /// Whose, in this session.
         owner: u64,
     },
+    /// Says what a client may do, and which key it has; for administrators. Gives
+    /// [`Reply::Done`], or [`Errno::EBUSY`] while it cannot yet be told where files lie: then it is
+    /// to be asked again until it can.
+    SetClient {
+        /// Which client. It need not be known yet.
+        client: ClientId,
+        /// What becomes known of it.
+        record: Client,
+    },
+    /// Takes all access from a client, at once; for administrators. Gives [`Reply::Done`].
+    RevokeClient {
+        /// Which client.
+        client: ClientId,
+    },
+    /// The clients that administrators spoke of; for administrators. Gives [`Reply::Clients`].
+    ListClients {
+        /// The last client that is known already.
+        after: Option<ClientId>,
+    },
 }
 
 /// Where a `mode` keeps what the umask took from it.
@@ -475,6 +496,13 @@ pub enum Reply {
     /// The first lock in the way, if there is one. Owner and process are 0 if it is of another
     /// session.
     Conflict(Option<Lock>),
+    /// Clients and what they may do.
+    Clients {
+        /// In ascending order of their ids, at most [`crate::registry::CLIENTS_PAGE`].
+        clients: Vec<(ClientId, Client)>,
+        /// Whether there are no more.
+        end: bool,
+    },
 }
 
 /// One name in a directory.
@@ -508,7 +536,8 @@ impl Operation {
             | Self::Access { .. }
             | Self::Statfs
             | Self::Seek { .. }
-            | Self::GetLock { .. } => true,
+            | Self::GetLock { .. }
+            | Self::ListClients { .. } => true,
             Self::Readlink { touch, .. }
             | Self::Read { touch, .. }
             | Self::Readdir { touch, .. } => matches!(touch, Touch::Never),
@@ -564,6 +593,60 @@ impl Operation {
             Self::GetLock { .. } => "get-lock",
             Self::CancelLock { .. } => "cancel-lock",
             Self::ReleaseLocks { .. } => "release-locks",
+            Self::SetClient { .. } => "set client",
+            Self::RevokeClient { .. } => "revoke client",
+            Self::ListClients { .. } => "list clients",
+        }
+    }
+
+    /// The inodes that it names, which a rule may forbid. What a session keeps or has locked
+    /// is its own: what lets go of that names none.
+    pub(crate) fn inos(&mut self) -> Vec<&mut Ino> {
+        match self {
+            Self::Lookup { parent: ino, .. }
+            | Self::Getattr { ino }
+            | Self::Access { ino, .. }
+            | Self::Readlink { ino, .. }
+            | Self::Read { ino, .. }
+            | Self::Readdir { ino, .. }
+            | Self::Open { ino, .. }
+            | Self::Setattr { ino, .. }
+            | Self::Create { parent: ino, .. }
+            | Self::Mknod { parent: ino, .. }
+            | Self::Mkdir { parent: ino, .. }
+            | Self::Symlink { parent: ino, .. }
+            | Self::Unlink { parent: ino, .. }
+            | Self::Rmdir { parent: ino, .. }
+            | Self::Write { ino, .. }
+            | Self::Setxattr { ino, .. }
+            | Self::Getxattr { ino, .. }
+            | Self::Listxattr { ino }
+            | Self::Removexattr { ino, .. }
+            | Self::Seek { ino, .. }
+            | Self::Allocate { ino, .. }
+            | Self::SetLock { ino, .. }
+            | Self::GetLock { ino, .. } => [ino].into(),
+            Self::Copy { ino, target, .. } => [ino, target].into(),
+            Self::Link { ino, parent, .. } => [ino, parent].into(),
+            Self::Rename { parent, new_parent, .. } => [parent, new_parent].into(),
+            Self::Null
+            | Self::Statfs
+            | Self::Release { .. }
+            | Self::CancelLock { .. }
+            | Self::ReleaseLocks { .. }
+            | Self::SetClient { .. }
+            | Self::RevokeClient { .. }
+            | Self::ListClients { .. } => Vec::new(),
+        }
+    }
+
+    /// Leaves the time of last access alone.
+    pub(crate) fn look_only(&mut self) {
+        if let Self::Readlink { touch, .. }
+        | Self::Read { touch, .. }
+        | Self::Readdir { touch, .. } = self
+        {
+            *touch = Touch::Never;
         }
     }
 }

@@ -1,20 +1,21 @@
 //! The file service: from the bytes of a call to the bytes of its outcome.
 
+use alloc::vec::Vec;
+
 use bftfs_proto::service::{Context, Service};
-use bftfs_proto::types::{SessionId, Wall};
+use bftfs_proto::types::{ClientId, SessionId, Wall};
 use bftfs_state::Tree;
 use bytes::Bytes;
 
 use crate::attributes::{FileType, Ino, ROOT, Time};
-use crate::errno::Errno;
 use crate::inode::{Change, View, mode_bits};
 use crate::layout::{self, COOKIE_FIRST, Inode, REMOVED_BLOCKS_MAX, SUPERBLOCK_KEY, Superblock};
-use crate::operation::{
-    Call, Credentials, GROUPS_MAX, Operation, Outcome, Reply, Touch, encode_outcome,
-};
+use crate::operation::{Credentials, Operation, Outcome, Reply, Touch, encode_outcome};
+use crate::registry;
+use crate::rules::admit;
 
 /// The file service. It has no state but that in the tree; these are what a new one starts with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileSystem {
     /// Bytes that contents, targets and names may take together.
     pub capacity_bytes: u64,
@@ -26,13 +27,22 @@ pub struct FileSystem {
     pub root_gid: u32,
     /// Permission bits of the root directory.
     pub root_mode: u32,
+    /// The clients that may say what clients may do.
+    pub administrators: Vec<ClientId>,
 }
 
 impl FileSystem {
     /// A file system whose root directory belongs to the superuser, mode 0755.
     #[must_use]
     pub const fn new(capacity_bytes: u64, capacity_inodes: u64) -> Self {
-        Self { capacity_bytes, capacity_inodes, root_uid: 0, root_gid: 0, root_mode: 0o755 }
+        Self {
+            capacity_bytes,
+            capacity_inodes,
+            root_uid: 0,
+            root_gid: 0,
+            root_mode: 0o755,
+            administrators: Vec::new(),
+        }
     }
 }
 
@@ -64,29 +74,45 @@ impl Service for FileSystem {
             btime: Time::default(),
         };
         layout::store(state, &layout::inode_key(ROOT), &root);
+        registry::begin(state, &self.administrators);
     }
 
     fn execute(&self, state: &mut Tree, context: &Context, operation: &Bytes) -> Bytes {
-        let outcome = parse(operation).and_then(|call| {
-            let session = context.session;
+        let outcome = admit(state, context.client, operation).and_then(|mut admitted| {
+            admitted.check_place_in(state, context.session)?;
+            let (call, session) = (&admitted.call, context.session);
             let view = View { tree: state, who: &call.credentials, session };
-            if let Some(outcome) = look(view, &call.operation, context.time.into()) {
-                return outcome;
-            }
-            let mut change = begin(state, &call.credentials, session, context.time);
-            let outcome = perform(&mut change, &call.operation);
-            change.sweep();
-            outcome
+            let outcome = look(view, &call.operation, context.time.into()).unwrap_or_else(|| {
+                let mut change = begin(state, &call.credentials, session, context.time);
+                let outcome = perform(&mut change, &call.operation);
+                change.sweep();
+                outcome
+            });
+            admitted.show(state, outcome)
         });
         encode_outcome(&outcome)
     }
 
     fn query(&self, state: &Tree, context: &Context, operation: &Bytes) -> Option<Bytes> {
-        let outcome = match parse(operation) {
-            Ok(call) => {
-                let session = context.session;
-                let view = View { tree: state, who: &call.credentials, session };
-                look(view, &call.operation, context.time.into())?
+        let outcome = match admit(state, context.client, operation) {
+            Ok(mut admitted) => {
+                // Nobody vouches for the session here: what it may keep is told when it is ordered.
+                let placed = admitted.check_place(state);
+                let reads = admitted.call.operation.is_read_only();
+                if placed.is_err()
+                    && (!reads || admitted.check_place_in(state, context.session).is_ok())
+                {
+                    return None;
+                }
+                let looked = match placed {
+                    Ok(()) => {
+                        let (call, session) = (&admitted.call, context.session);
+                        let view = View { tree: state, who: &call.credentials, session };
+                        look(view, &call.operation, context.time.into())?
+                    }
+                    Err(errno) => Err(errno),
+                };
+                admitted.show(state, looked)
             }
             Err(errno) => Err(errno),
         };
@@ -108,11 +134,6 @@ fn begin<'a>(
     time: Wall,
 ) -> Change<'a> {
     Change { tree, who, now: time.into(), session, removals: REMOVED_BLOCKS_MAX }
-}
-
-fn parse(bytes: &Bytes) -> Result<Call, Errno> {
-    let call = Call::decode(bytes).map_err(|_| Errno::EINVAL)?;
-    if call.credentials.groups.len() > GROUPS_MAX { Err(Errno::EINVAL) } else { Ok(call) }
 }
 
 /// What an operation gives that changes nothing as things are; `None` if it would.
@@ -149,6 +170,7 @@ fn answer(view: View<'_>, operation: &Operation) -> Option<Outcome> {
         }
         Operation::Statfs => view.statfs(),
         Operation::Seek { ino, offset, sought } => view.seek(ino, offset, sought),
+        Operation::ListClients { after } => view.list_clients(after),
         Operation::Open { ino, mask, truncate: false } => view.open(ino, mask, false),
         Operation::Getxattr { ino, ref name } => view.getxattr(ino, name),
         Operation::Listxattr { ino } => view.listxattr(ino),
@@ -180,6 +202,8 @@ fn perform(change: &mut Change<'_>, operation: &Operation) -> Outcome {
             change.write(ino, offset, append, data)
         }
         Operation::Release { ref inos } => change.release(inos),
+        Operation::SetClient { client, ref record } => change.set_client(client, record),
+        Operation::RevokeClient { client } => change.revoke_client(client),
         Operation::SetLock { ino, ref lock, wait } => change.set_lock(ino, lock, wait),
         Operation::CancelLock { ino, ref lock } => change.cancel_lock(ino, lock),
         Operation::ReleaseLocks { ino, owner } => change.release_locks(ino, owner),
@@ -200,6 +224,7 @@ fn perform(change: &mut Change<'_>, operation: &Operation) -> Outcome {
         | Operation::Readdir { .. }
         | Operation::Getattr { .. }
         | Operation::Access { .. }
+        | Operation::ListClients { .. }
         | Operation::GetLock { .. }
         | Operation::Getxattr { .. }
         | Operation::Listxattr { .. }

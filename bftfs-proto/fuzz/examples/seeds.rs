@@ -151,7 +151,7 @@ fn cluster_file(n: u16) -> ClusterFile {
         key: replica_signer(at.into()).public(),
     };
     let client =
-        |at| ClientMember { name: format!("client-{at}"), key: client_signer(at).public() };
+        |at| ClientMember { name: format!("client-{at}"), key: client_signer(at).public(), admin: false };
     ClusterFile {
         path: "dir/cluster.toml".into(),
         name: "dev".into(),

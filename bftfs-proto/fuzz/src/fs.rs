@@ -102,7 +102,7 @@ impl Pair {
     }
 
     fn order(&mut self, session: SessionId, call: &Bytes) -> Bytes {
-        let (service, context) = (self.service, self.context(session));
+        let (service, context) = (self.service.clone(), self.context(session));
         let [first, second] =
             self.trees.each_mut().map(|tree| service.execute(tree, &context, call));
         assert_eq!(first, second, "a result is a function of the operations");
@@ -112,7 +112,7 @@ impl Pair {
     }
 
     fn close(&mut self, session: SessionId) {
-        let (service, time) = (self.service, Wall(self.time));
+        let (service, time) = (self.service.clone(), Wall(self.time));
         self.trees.iter_mut().for_each(|tree| service.session_closed(tree, session, time));
         self.check();
     }

@@ -18,7 +18,7 @@ use bftfs_state_memory::Memory;
 
 use crate::cast::{K, claim, client, client_signer, cluster, deliver, id, replica, replica_signer};
 use crate::pick::Pick;
-use chronicle::{APPENDS_CHRONICLE, Appends, Chronicle, FILES, FILES_CHRONICLE};
+use chronicle::{APPENDS_CHRONICLE, Appends, Chronicle, FILES_CHRONICLE, files};
 use node::Node;
 
 /// Longer than the pause that replicas ask of each other between two view-changes.
@@ -47,7 +47,7 @@ pub fn run(data: &[u8]) {
     if pick.flip() {
         play(Appends, &APPENDS_CHRONICLE, (n, me), &mut pick);
     } else {
-        play(FILES, &FILES_CHRONICLE, (n, me), &mut pick);
+        play(files(), &FILES_CHRONICLE, (n, me), &mut pick);
     }
 }
 

@@ -159,6 +159,7 @@ impl ClientHandle {
             callbacks: BTreeMap::new(),
             next_ticket: 0,
             connected: BTreeSet::new(),
+            refusing: BTreeSet::new(),
             waiting: Vec::new(),
         };
         let (jobs, receiver) = mpsc::unbounded_channel();
@@ -278,6 +279,8 @@ struct Driver {
     replicas: Vec<ReplicaId>,
     quorum: usize,
     connected: BTreeSet<ReplicaId>,
+    /// Those that will not have us.
+    refusing: BTreeSet<ReplicaId>,
     waiting: Vec<(Mono, oneshot::Sender<Readiness>)>,
 }
 
@@ -329,6 +332,7 @@ impl Driver {
 
     fn on_job(&mut self, job: Job) {
         match job {
+            Job::Submit { done, .. } if self.is_refused() => done(Err(Failure::Refused)),
             Job::Submit { operation, how, deadline, done } => {
                 let ticket = self.next_ticket;
                 self.next_ticket += 1;
@@ -354,14 +358,27 @@ impl Driver {
             }
             Event::Connected(Principal::Replica(id)) => {
                 self.connected.insert(id);
+                self.refusing.remove(&id);
                 self.step(ClientInput::Connected(id));
             }
             Event::Disconnected(Principal::Replica(id)) => {
                 self.connected.remove(&id);
             }
+            Event::Refused(Principal::Replica(id)) => {
+                self.refusing.insert(id);
+                if self.is_refused() {
+                    let callbacks = std::mem::take(&mut self.callbacks);
+                    callbacks.into_values().for_each(|done| done(Err(Failure::Refused)));
+                }
+            }
             // A client has no links to clients.
             _ => {}
         }
+    }
+
+    /// Whether no quorum can be had of those that do not refuse us: nobody need wait for it.
+    fn is_refused(&self) -> bool {
+        self.replicas.len() - self.refusing.len() < self.quorum
     }
 
     fn step(&mut self, input: ClientInput) {

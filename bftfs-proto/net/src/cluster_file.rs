@@ -13,7 +13,6 @@ use bftfs_proto::Digest;
 use bftfs_proto::auth::PublicKey;
 use bftfs_proto::config::{Cluster, REPLICAS_MAX};
 use bftfs_proto::types::{ClientId, Principal, ReplicaId};
-use ed25519_dalek::VerifyingKey;
 use serde::{Deserialize, Serialize};
 
 /// The version of the file that this program reads and writes.
@@ -77,6 +76,9 @@ pub struct ClientMember {
     pub name: String,
     /// What it signs with.
     pub key: PublicKey,
+    /// It is an administrator of the cluster when that is made: it may say what clients may do.
+    /// Later, the agreed state says who is.
+    pub admin: bool,
 }
 
 /// A cluster file that keeps every rule.
@@ -245,6 +247,8 @@ struct ClientSchema {
     id: u32,
     name: String,
     key: String,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    admin: bool,
 }
 
 impl ClusterFile {
@@ -281,6 +285,13 @@ impl ClusterFile {
             self.replicas.iter().map(|replica| replica.key).collect(),
             self.clients.iter().map(|(id, client)| (*id, client.key)).collect(),
         )
+    }
+
+    /// Who may say what clients may do when the cluster is made.
+    #[must_use]
+    pub fn administrators(&self) -> Vec<ClientId> {
+        let admins = self.clients.iter().filter(|(_, member)| member.admin);
+        admins.map(|(id, _)| *id).collect()
     }
 
     /// Where the CA's certificate is.
@@ -337,7 +348,7 @@ pub fn client_entry(id: ClientId, member: &ClientMember) -> String {
 }
 
 fn client_schema(id: ClientId, member: &ClientMember) -> ClientSchema {
-    ClientSchema { id: id.0, name: member.name.clone(), key: hex(&member.key) }
+    ClientSchema { id: id.0, name: member.name.clone(), key: hex(&member.key), admin: member.admin }
 }
 
 fn hex(key: &PublicKey) -> String {
@@ -377,8 +388,7 @@ impl Checker {
 
     fn key(&mut self, of: &str, text: &str) -> Option<PublicKey> {
         let key = PublicKey(self.hex("key", of, text)?);
-        let valid = VerifyingKey::from_bytes(&key.0).is_ok_and(|key| !key.is_weak());
-        self.require(valid, || Problem::Key(of.into()));
+        self.require(key.is_sound(), || Problem::Key(of.into()));
         if let Some(other) = self.keys.insert(key, of.into()) {
             self.problems.push(Problem::KeyTwice(other, of.into()));
         }
@@ -414,12 +424,12 @@ impl Checker {
         let mut members = BTreeMap::new();
         let mut ids = BTreeSet::new();
         let mut names = BTreeSet::new();
-        for &ClientSchema { id, ref name, ref key } in entries {
+        for &ClientSchema { id, ref name, ref key, admin } in entries {
             self.require(ids.insert(id), || Problem::ClientTwice(id));
             self.require(is_client_name(name), || Problem::Name(name.clone()));
             self.require(names.insert(name), || Problem::NameTwice(name.clone()));
             if let Some(key) = self.key(&format!("client {id} \"{name}\""), key) {
-                members.insert(ClientId(id), ClientMember { name: name.clone(), key });
+                members.insert(ClientId(id), ClientMember { name: name.clone(), key, admin });
             }
         }
         members

@@ -20,3 +20,4 @@ pub use identity::Identity;
 #[cfg(feature = "byzantine")]
 pub use links::Forged;
 pub use links::{Event, Links};
+pub use members::Standing;

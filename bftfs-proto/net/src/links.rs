@@ -29,7 +29,7 @@ use tracing::warn;
 use crate::cluster_file::ClusterFile;
 use crate::counters::{CounterReport, Counters, kind};
 use crate::identity::{Identity, IdentityError};
-use crate::members::Members;
+use crate::members::{Members, Standing};
 use crate::tls::{TlsError, Trust};
 
 use connection::{Connection, Queued};
@@ -51,6 +51,7 @@ enum Code {
     Replaced = 1,
     Violation = 2,
     TooMany = 3,
+    Revoked = 4,
 }
 
 impl From<Code> for quinn::VarInt {
@@ -68,6 +69,8 @@ pub enum Event {
     Connected(Principal),
     /// The last connection to this member is gone.
     Disconnected(Principal),
+    /// This member refuses the connection: it does not know us, or our access was revoked.
+    Refused(Principal),
     /// A client was added to the cluster file, or its key changed.
     ClientAdded(ClientId, PublicKey),
 }
@@ -243,6 +246,16 @@ impl Links {
         }
     }
 
+    /// Takes over what the agreed state says of clients: whose keys are accepted from now on, and
+    /// who is cut off at once.
+    pub fn set_standings(&self, standings: BTreeMap<ClientId, Standing>) {
+        let changed = self.shared.members.set_standings(standings);
+        let peers = self.shared.peers();
+        for connection in changed.iter().filter_map(|id| peers.clients.get(id)).flatten() {
+            connection.close(Code::Revoked, "the access of this client was revoked or changed");
+        }
+    }
+
     /// What was sent, received and refused so far.
     #[must_use]
     pub fn counters(&self) -> CounterReport {
@@ -278,8 +291,9 @@ impl Shared {
     }
 
     /// Makes a connection the one that messages to its peer use. A replica's older connection is
-    /// closed: the replica has restarted or lost it. False if a client has too many.
-    fn register(&self, connection: &Arc<Connection>) -> bool {
+    /// closed: the replica has restarted or lost it. An error if a client has too many, or none
+    /// any more.
+    fn register(&self, connection: &Arc<Connection>) -> Result<(), Code> {
         let mut peers = self.peers();
         match connection.peer {
             Principal::Replica(id) => {
@@ -287,15 +301,17 @@ impl Shared {
                 if let Some(old) = peers.replicas.insert(id, connection.clone()) {
                     old.close(Code::Replaced, "replaced by a newer connection");
                 }
-                true
+                Ok(())
             }
+            // It may have been revoked since its handshake.
+            Principal::Client(id) if self.members.is_revoked(id) => Err(Code::Revoked),
             Principal::Client(id) => {
                 let connections = peers.clients.entry(id).or_default();
-                let fits = connections.len() < CLIENT_CONNECTIONS_MAX;
-                if fits {
-                    connections.push(connection.clone());
+                if connections.len() >= CLIENT_CONNECTIONS_MAX {
+                    return Err(Code::TooMany);
                 }
-                fits
+                connections.push(connection.clone());
+                Ok(())
             }
         }
     }

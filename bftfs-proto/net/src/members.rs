@@ -1,4 +1,5 @@
-//! Whose key is whose, kept up to date with the cluster file while the cluster runs.
+//! Whose key is whose, kept up to date with the cluster file and with the agreed state while the
+//! cluster runs.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,11 +16,53 @@ use crate::identity::public_key;
 /// The cluster file is read again at most this often, whatever strangers do.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
+/// What the agreed state says of a client. It counts more than the cluster file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Its key, if it is not the one in the cluster file.
+    pub key: Option<PublicKey>,
+    /// Its access was revoked.
+    pub revoked: bool,
+}
+
+/// Why a key is nobody's that may connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unknown {
+    /// It was never anybody's.
+    Stranger,
+    /// The client's access was revoked.
+    Revoked(ClientId),
+}
+
 #[derive(Debug)]
 struct State {
+    /// As the cluster file has them.
     keys: BTreeMap<PublicKey, Principal>,
+    /// As the agreed state has them.
+    standings: BTreeMap<ClientId, Standing>,
     added: Vec<(ClientId, PublicKey)>,
     reloaded: Option<Instant>,
+}
+
+impl State {
+    fn find(&self, key: &PublicKey) -> Result<Principal, Unknown> {
+        let listed = self.keys.get(key).copied();
+        if let Some(Principal::Replica(_)) = listed {
+            return listed.ok_or(Unknown::Stranger);
+        }
+        let named = self.standings.iter().find(|(_, standing)| standing.key == Some(*key));
+        let id = match (named, listed) {
+            (Some((id, _)), _) => *id,
+            (None, Some(Principal::Client(id))) => id,
+            _ => return Err(Unknown::Stranger),
+        };
+        match self.standings.get(&id) {
+            Some(Standing { revoked: true, .. }) => Err(Unknown::Revoked(id)),
+            // It has another key now.
+            Some(Standing { key: Some(current), .. }) if current != key => Err(Unknown::Stranger),
+            _ => Ok(Principal::Client(id)),
+        }
+    }
 }
 
 /// The members by key. A key that is not there makes it look into the file again.
@@ -35,7 +78,8 @@ impl Members {
         let replicas = replicas.map(|(id, member)| (member.key, Principal::Replica(ReplicaId(id))));
         let clients = file.clients.iter().map(|(id, member)| (member.key, Principal::Client(*id)));
         let keys = replicas.chain(clients).collect();
-        let state = Mutex::new(State { keys, added: Vec::new(), reloaded: None });
+        let (standings, added) = (BTreeMap::new(), Vec::new());
+        let state = Mutex::new(State { keys, standings, added, reloaded: None });
         Self { file: file.clone(), state }
     }
 
@@ -43,14 +87,30 @@ impl Members {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The member whose pinned key this certificate has.
-    pub(crate) fn find(&self, certificate: &CertificateDer<'_>) -> Option<Principal> {
-        let key = public_key(certificate)?;
+    /// The member whose key this certificate has.
+    pub(crate) fn find(&self, certificate: &CertificateDer<'_>) -> Result<Principal, Unknown> {
+        let key = public_key(certificate).ok_or(Unknown::Stranger)?;
         let mut state = self.state();
-        if !state.keys.contains_key(&key) {
+        if state.find(&key) == Err(Unknown::Stranger) {
             self.reload(&mut state);
         }
-        state.keys.get(&key).copied()
+        state.find(&key)
+    }
+
+    /// Whether the client's access was revoked.
+    pub(crate) fn is_revoked(&self, client: ClientId) -> bool {
+        self.state().standings.get(&client).is_some_and(|standing| standing.revoked)
+    }
+
+    /// Takes over what the agreed state says, and returns the clients that have to prove anew who
+    /// they are: those revoked, and those with another key.
+    pub(crate) fn set_standings(&self, new: BTreeMap<ClientId, Standing>) -> Vec<ClientId> {
+        let mut state = self.state();
+        let old = std::mem::replace(&mut state.standings, new);
+        let changed = state.standings.iter().filter(|(id, standing)| {
+            standing.revoked || old.get(id).and_then(|before| before.key) != standing.key
+        });
+        changed.map(|(id, _)| *id).collect()
     }
 
     /// The clients that were found in the file since the last call.
@@ -78,7 +138,10 @@ impl Members {
                 info!("client {id} \"{}\" was added to the cluster file", member.name);
                 state.keys.retain(|_, other| *other != principal);
                 state.keys.insert(member.key, principal);
-                state.added.push((id, member.key));
+                // The agreed state counts more.
+                if state.standings.get(&id).is_none_or(|standing| standing.key.is_none()) {
+                    state.added.push((id, member.key));
+                }
             }
         }
     }

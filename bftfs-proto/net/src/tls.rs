@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use bftfs_proto::types::{Principal, ReplicaId};
+use bftfs_proto::types::{ClientId, Principal, ReplicaId};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
@@ -19,7 +19,7 @@ use rustls::{
 use crate::cluster_file::ClusterFile;
 use crate::counters::Counters;
 use crate::identity::{Identity, IdentityError, load_chain};
-use crate::members::Members;
+use crate::members::{Members, Unknown};
 
 /// What both ends must say they speak.
 const ALPN: &[u8] = b"bftfs/1";
@@ -49,6 +49,8 @@ impl From<Error> for TlsError {
 enum Refusal {
     #[error("its key is nobody's in the cluster file")]
     Stranger,
+    #[error("the access of client {0} was revoked")]
+    Revoked(ClientId),
     #[error("it is that of {0}, which does not dial here")]
     Direction(Principal),
     #[error("it is not that of replica {0}, which was dialled")]
@@ -172,10 +174,11 @@ impl AcceptorsVerifier {
     /// Between replicas the higher id dials, so that each pair has one connection.
     fn admit(&self, certificate: &CertificateDer<'_>) -> Result<(), Refusal> {
         match self.members.find(certificate) {
-            Some(Principal::Client(_)) => Ok(()),
-            Some(Principal::Replica(id)) if id > self.me => Ok(()),
-            Some(other) => Err(Refusal::Direction(other)),
-            None => Err(Refusal::Stranger),
+            Ok(Principal::Client(_)) => Ok(()),
+            Ok(Principal::Replica(id)) if id > self.me => Ok(()),
+            Ok(other) => Err(Refusal::Direction(other)),
+            Err(Unknown::Stranger) => Err(Refusal::Stranger),
+            Err(Unknown::Revoked(id)) => Err(Refusal::Revoked(id)),
         }
     }
 }
@@ -231,7 +234,7 @@ struct DialersVerifier {
 impl DialersVerifier {
     fn admit(&self, certificate: &CertificateDer<'_>) -> Result<(), Refusal> {
         let target = Principal::Replica(self.target);
-        let is_target = self.members.find(certificate) == Some(target);
+        let is_target = self.members.find(certificate) == Ok(target);
         if is_target { Ok(()) } else { Err(Refusal::Impostor(self.target)) }
     }
 }

@@ -4,10 +4,12 @@ mod support;
 
 use std::time::Duration;
 
-use bftfs_certs::{Authority, Key, Period, Subject, add_client};
+use bftfs_certs::{Authority, Key, Period, Subject, add_client, make_client};
+use bftfs_net::identity::Certificate;
 use bftfs_net::links::LinksError;
-use bftfs_net::{ClientHandle, Event};
+use bftfs_net::{ClientHandle, Event, Standing};
 use bftfs_proto::Digest;
+use bftfs_proto::client::Failure;
 use bftfs_proto::engine::To;
 use bftfs_proto::message::{Data, Message, Read, Vote};
 use bftfs_proto::types::{ClientId, Principal, ReplicaId, Seq, SessionId, View};
@@ -284,6 +286,64 @@ async fn a_client_added_to_a_running_cluster_is_let_in() {
     mount.connected(&[R0]).await;
 }
 
+/// What the agreed state may say.
+fn standing(key: Option<bftfs_proto::auth::PublicKey>, revoked: bool) -> Standing {
+    Standing { key, revoked }
+}
+
+#[tokio::test]
+async fn a_client_that_only_the_state_knows_is_let_in_while_it_does() {
+    let dir = Dir::new(1);
+    let mut zero = Node::replica(&dir, 0);
+    make_client(dir.path(), "carol", 1).unwrap();
+    let carol = support::files(dir.path(), &Subject::Client("carol".into()));
+    support::dial(&dir, &carol, 0).await.unwrap_err();
+    let key = Certificate::load(&carol.0).unwrap().key;
+    zero.links.set_standings([(ClientId(9), standing(Some(key), false))].into());
+    let (_endpoint, held) = support::dial(&dir, &carol, 0).await.unwrap();
+    zero.connected(&[Principal::Client(ClientId(9))]).await;
+    // The key of a replica stays that of the replica.
+    let one = dir.file().replicas[0].key;
+    zero.links.set_standings([(ClientId(9), standing(Some(one), false))].into());
+    let closed = tokio::time::timeout(Duration::from_secs(5), held.closed()).await.unwrap();
+    assert!(closed.to_string().contains("was revoked or changed"), "{closed}");
+    support::dial(&dir, &carol, 0).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_revoked_client_is_cut_off_at_once_and_told_so() {
+    let dir = Dir::new(1);
+    let mut zero = Node::replica(&dir, 0);
+    let identity = dir.identity(&Subject::Client("alice".into()));
+    let client = ClientHandle::connect(&dir.file(), &identity).unwrap();
+    zero.connected(&[ALICE]).await;
+    let mut bob = Node::client(&dir, "bob");
+    bob.connected(&[R0]).await;
+    let how = bftfs_proto::client::How::Ordered;
+    let patience = Duration::from_secs(60);
+    let waiting = client.call(Bytes::new(), how, patience);
+    let revoke = async {
+        let Event::Message(ALICE, _) = next(&mut zero).await else { panic!("not asked") };
+        zero.links.set_standings([(ClientId(1), standing(None, true))].into());
+    };
+    let both = async { tokio::join!(waiting, revoke) };
+    let (called, ()) = tokio::time::timeout(Duration::from_secs(10), both).await.expect("at once");
+    assert_eq!(called, Err(Failure::Refused));
+    let refused = |counters: bftfs_net::counters::CounterReport| {
+        counters.rejects.keys().any(|why| why.contains("the access of client 1 was revoked"))
+    };
+    support::until(|| refused(zero.links.counters())).await;
+    assert_eq!(client.call(Bytes::new(), how, patience).await, Err(Failure::Refused));
+    bob.links.send(To::Replicas, &read(7));
+    let bobs = async { while next_message(&mut zero).await.0 == ALICE {} };
+    tokio::time::timeout(Duration::from_secs(5), bobs).await.expect("others are heard");
+    // Its access is given back: it finds out by itself.
+    zero.links.set_standings([(ClientId(1), standing(None, false))].into());
+    assert!(client.ready(Duration::from_secs(10)).await.is_ready());
+    let called = client.call(Bytes::new(), how, Duration::from_millis(200)).await;
+    assert_eq!(called, Err(Failure::Deadline), "nobody orders anything");
+}
+
 #[tokio::test]
 async fn a_client_says_which_replicas_answered() {
     let dir = Dir::new(4);
@@ -300,7 +360,7 @@ async fn a_client_says_which_replicas_answered() {
     assert_eq!(readiness.answered, [0, 1, 2].map(ReplicaId), "{readiness}");
     let deadline = Duration::from_millis(200);
     let called = client.call(Bytes::new(), bftfs_proto::client::How::Ordered, deadline).await;
-    assert_eq!(called, Err(bftfs_proto::client::Failure::Deadline), "nobody orders anything");
+    assert_eq!(called, Err(Failure::Deadline), "nobody orders anything");
 }
 
 #[test]
@@ -313,5 +373,5 @@ fn a_client_works_on_a_thread_of_its_own() {
     assert!(readiness.to_string().starts_with("no replica answered; replica 0 did not ("));
     let how = bftfs_proto::client::How::Ordered;
     let called = client.call_blocking(Bytes::new(), how, Duration::from_millis(50));
-    assert_eq!(called, Err(bftfs_proto::client::Failure::Deadline));
+    assert_eq!(called, Err(Failure::Deadline));
 }

@@ -52,6 +52,8 @@ pub struct MountOptions {
     pub mode: Mode,
     /// The client to be; the cluster's first if `None`.
     pub client: Option<String>,
+    /// The cluster file to use; the cluster's own if `None`.
+    pub cluster_file: Option<PathBuf>,
     /// The CPUs that the mount runs on, as taskset(1) lists them; all if `None`.
     pub pin: Option<String>,
     /// Further arguments of `bftfs-mount`.
@@ -62,7 +64,14 @@ impl MountOptions {
     /// A mount on `point` by the cluster's first client.
     #[must_use]
     pub fn new(point: &Path, mode: Mode) -> Self {
-        Self { point: point.to_owned(), mode, client: None, pin: None, extra: Vec::new() }
+        Self {
+            point: point.to_owned(),
+            mode,
+            client: None,
+            cluster_file: None,
+            pin: None,
+            extra: Vec::new(),
+        }
     }
 }
 
@@ -123,7 +132,8 @@ impl MountGuard {
         let client = options.client.as_deref().unwrap_or_else(|| cluster.default_client());
         let keys = cluster.dir().join(format!("client-{client}"));
         let mut mount = command("bftfs-mount", options.pin.as_deref())?;
-        mount.arg("--cluster").arg(cluster.cluster_file());
+        let own = options.cluster_file.clone().unwrap_or_else(|| cluster.cluster_file());
+        mount.arg("--cluster").arg(own);
         mount.arg("--cert").arg(keys.join("client.crt"));
         mount.arg("--key").arg(keys.join("client.key"));
         mount.args(["--mode", options.mode.name()]);

@@ -1,13 +1,16 @@
 //! The check finds damage; elsewhere it is only seen to find none.
 
-use bftfs_fs::{Lock, LockKind, Operation, ROOT, Reply, check};
-use bftfs_proto::types::SessionId;
+use bftfs_fs::{Client, FileSystem, Lock, LockKind, Operation, ROOT, Reply, Rule, check};
+use bftfs_proto::types::{ClientId, SessionId};
 
 use super::harness::{Host, acl_bytes, create, mkdir, setxattr, symlink, unlink_kept, write};
 
 /// A file system with something in every table.
 fn full() -> Host {
-    let mut host = Host::new();
+    let administrators = vec![ClientId(1)];
+    let service =
+        FileSystem { root_mode: 0o777, administrators, ..FileSystem::new(1 << 40, 1 << 20) };
+    let mut host = Host::with(service);
     let dir = host.make(mkdir(ROOT, "d", 0o755)).ino;
     let file = host.make(create(dir, "f", 0o644)).ino;
     host.make(write(file, 0, vec![1; 40_000]));
@@ -22,6 +25,9 @@ fn full() -> Host {
     assert_eq!(host.root(set.clone()), Ok(Reply::Locked { any: true }));
     host.session = SessionId(2);
     assert_eq!(host.root(set), Ok(Reply::Waiting));
+    let rule = Some(Rule { subtree: Some(dir), ..Rule::default() });
+    let record = Client { rule, ..Client::default() };
+    host.root(Operation::SetClient { client: ClientId(2), record }).expect("confined");
     host
 }
 
@@ -30,7 +36,7 @@ fn a_missing_key_is_found_whichever_it_is() {
     let host = full();
     let keys: Vec<Vec<u8>> = host.tree.prefix(&[]).map(|(key, _)| key.into()).collect();
     let tables: std::collections::BTreeSet<u8> = keys.iter().map(|key| key[0]).collect();
-    assert_eq!(tables, (1..=11).filter(|table| *table != 8).collect());
+    assert_eq!(tables, (1..=13).filter(|table| *table != 8).collect());
     for key in keys {
         let mut tree = host.tree.clone();
         tree.remove(&key);
@@ -82,6 +88,10 @@ fn keys_of_no_table_and_malformed_records_are_found() {
         (&[10; 9], &[0]),
         (&[11; 9], &[0]),
         (&[11; 17], &[]),
+        (&[12, 0, 0, 0, 3], &[]),
+        (&[12; 4], &[0, 0, 0]),
+        (&[13; 25], &[]),
+        (&[13], &[]),
     ] {
         let mut host = full();
         host.tree.insert(key, record);

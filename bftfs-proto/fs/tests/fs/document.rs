@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 const DOCUMENT: &str = include_str!("../../../../docs/semantics.md");
-const TESTS: [(&str, &str); 10] = [
+const TESTS: [(&str, &str); 11] = [
     ("acl", include_str!("acl.rs")),
     ("contents", include_str!("contents.rs")),
     ("damage", include_str!("damage.rs")),
@@ -13,6 +13,7 @@ const TESTS: [(&str, &str); 10] = [
     ("names", include_str!("names.rs")),
     ("ranges", include_str!("ranges.rs")),
     ("rights", include_str!("rights.rs")),
+    ("rules", include_str!("rules.rs")),
     ("xattr", include_str!("xattr.rs")),
 ];
 

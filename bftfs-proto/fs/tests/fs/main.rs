@@ -11,4 +11,5 @@ mod model;
 mod names;
 mod ranges;
 mod rights;
+mod rules;
 mod xattr;

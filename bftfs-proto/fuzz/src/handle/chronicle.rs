@@ -44,13 +44,14 @@ fn text(state: &Tree) -> Bytes {
 }
 
 /// The file service of the history.
-pub(super) const FILES: FileSystem =
-    FileSystem { root_mode: 0o777, ..FileSystem::new(1 << 30, 1 << 10) };
+pub(super) fn files() -> FileSystem {
+    FileSystem { root_mode: 0o777, ..FileSystem::new(1 << 30, 1 << 10) }
+}
 
 pub(super) static APPENDS_CHRONICLE: LazyLock<Chronicle> =
     LazyLock::new(|| Chronicle::of(Appends, |seq| vec![seq.to_le_bytes()[0]; 600].into()));
 pub(super) static FILES_CHRONICLE: LazyLock<Chronicle> =
-    LazyLock::new(|| Chronicle::of(FILES, file_operation));
+    LazyLock::new(|| Chronicle::of(files(), file_operation));
 
 fn file_operation(seq: u64) -> Bytes {
     let name = Bytes::from(format!("file {seq}"));

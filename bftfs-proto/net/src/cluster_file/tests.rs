@@ -11,7 +11,8 @@ fn cluster(n: u8) -> ClusterFile {
         address: SocketAddr::from(([127, 0, 0, 1], 4800 + u16::from(id))),
         key: key(id),
     };
-    let client = |name: &str, seed| ClientMember { name: name.into(), key: key(seed) };
+    let client =
+        |name: &str, seed| ClientMember { name: name.into(), key: key(seed), admin: seed == 102 };
     ClusterFile {
         path: "dir/cluster.toml".into(),
         name: "dev".into(),
@@ -38,6 +39,7 @@ fn what_is_written_is_read_again() {
         let file = cluster(n);
         let parsed = ClusterFile::parse(&file.to_toml(), &file.path).unwrap();
         assert_eq!(parsed, file);
+        assert_eq!(parsed.administrators(), [ClientId(2)]);
         assert_eq!(parsed.cluster().n(), usize::from(n));
         assert_eq!(parsed.ca_path(), Path::new("dir/ca.crt"));
     }
@@ -45,7 +47,7 @@ fn what_is_written_is_read_again() {
 
 #[test]
 fn a_client_is_appended() {
-    let carol = ClientMember { name: "carol".into(), key: key(103) };
+    let carol = ClientMember { name: "carol".into(), key: key(103), admin: false };
     let text = cluster(4).to_toml() + &client_entry(ClientId(3), &carol);
     let parsed = ClusterFile::parse(&text, Path::new("cluster.toml")).unwrap();
     assert_eq!(parsed.clients[&ClientId(3)], carol);

@@ -64,7 +64,7 @@ async fn serve(shared: Arc<Shared>, incoming: Incoming, permit: OwnedSemaphorePe
         quic.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'_>>>().ok());
     let leaf = identity.as_ref().and_then(|chain| chain.first());
     // The verifier found it a moment ago; it is gone if its key was changed since.
-    let Some(peer) = leaf.and_then(|leaf| shared.members.find(leaf)) else { return };
+    let Some(Ok(peer)) = leaf.map(|leaf| shared.members.find(leaf)) else { return };
     let connection = Connection::new(&shared, quic, peer);
     connection::run(&shared, &connection, false).await;
 }

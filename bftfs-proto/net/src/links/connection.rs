@@ -300,16 +300,32 @@ pub(super) async fn run(
 }
 
 async fn register(shared: &Shared, connection: &Arc<Connection>) -> bool {
-    if !shared.register(connection) {
-        shared.counters.reject(Some(connection.peer), "too many connections");
-        debug!("{} has too many connections", connection.peer);
-        connection.close(Code::TooMany, "too many connections of this client");
+    if let Err(code) = shared.register(connection) {
+        let (counted, told) = match code {
+            Code::Revoked => ("revoked", "the access of this client was revoked"),
+            _ => ("too many connections", "too many connections of this client"),
+        };
+        shared.counters.reject(Some(connection.peer), counted);
+        debug!("{} is refused: {told}", connection.peer);
+        connection.close(code, told);
         return false;
     }
     info!("{} is connected from {}", connection.peer, connection.quic.remote_address());
     // A closed channel means that the process is ending.
     let _ = shared.events.send(Event::Connected(connection.peer)).await;
     true
+}
+
+/// Whether the peer will not have us, as far as it is concerned for good.
+pub(super) fn is_refusal(error: &ConnectionError) -> bool {
+    match error {
+        ConnectionError::ApplicationClosed(close) => close.error_code == Code::Revoked.into(),
+        // An alert of TLS (RFC 9001 section 4.8).
+        ConnectionError::ConnectionClosed(close) => {
+            (0x100..0x200).contains(&u64::from(close.error_code))
+        }
+        _ => false,
+    }
 }
 
 /// Why a connection ended or did not come up, for people.

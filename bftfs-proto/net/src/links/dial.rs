@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bftfs_proto::types::{Principal, ReplicaId};
+use quinn::ConnectionError;
 use tokio::time::{sleep, timeout};
 
-use super::connection::{self, Connection, explain};
-use super::{Code, Shared};
+use super::connection::{self, Connection, explain, is_refusal};
+use super::{Code, Event, Shared};
 use crate::clock::nanos;
 use crate::tls::replica_name;
 
@@ -36,16 +37,38 @@ pub(super) async fn keep_up(
     let mut pause = PAUSE;
     while !shared.events.is_closed() {
         let started = Instant::now();
-        let reason = match dialler.dial(ATTEMPT).await {
-            Ok(connection) => dialler.stay(connection).await,
-            Err(reason) => reason,
+        let end = match dialler.dial(ATTEMPT).await {
+            Ok(connection) => dialler.stay(connection).await.into(),
+            Err(end) => end,
         };
-        shared.note_failure(target, &format!("{address}: {reason}"));
+        shared.note_failure(target, &format!("{address}: {}", end.reason));
+        if end.refused {
+            let _ = shared.events.send(Event::Refused(Principal::Replica(target))).await;
+        }
         if started.elapsed() >= GOOD + ATTEMPT {
             pause = PAUSE;
         }
         sleep(jittered(pause)).await;
         pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// Why there is no connection.
+struct End {
+    reason: String,
+    /// The peer will not have us.
+    refused: bool,
+}
+
+impl From<ConnectionError> for End {
+    fn from(error: ConnectionError) -> Self {
+        Self { reason: explain(&error), refused: is_refusal(&error) }
+    }
+}
+
+impl From<String> for End {
+    fn from(reason: String) -> Self {
+        Self { reason, refused: false }
     }
 }
 
@@ -58,23 +81,22 @@ struct Dialler {
 }
 
 impl Dialler {
-    async fn dial(&self, patience: Duration) -> Result<Arc<Connection>, String> {
+    async fn dial(&self, patience: Duration) -> Result<Arc<Connection>, End> {
         let name = replica_name(self.target);
         let connecting =
             self.shared.endpoint.connect_with(self.config.clone(), self.address, &name);
         let connecting = connecting.map_err(|error| error.to_string())?;
-        let quic = timeout(patience, connecting).await.map_err(|_| "no answer".to_owned())?;
-        let quic = quic.map_err(|error| explain(&error))?;
+        let quic = timeout(patience, connecting).await.map_err(|_| "no answer".to_owned())??;
         Ok(Connection::new(&self.shared, quic, Principal::Replica(self.target)))
     }
 
     /// Stays until the connection is gone, or a better one to the same peer is. Returns why it is.
-    async fn stay(&self, mut connection: Arc<Connection>) -> String {
+    async fn stay(&self, mut connection: Arc<Connection>) -> ConnectionError {
         loop {
             let better = {
                 let mut life = std::pin::pin!(connection::run(&self.shared, &connection, true));
                 let better = tokio::select! {
-                    reason = &mut life => return explain(&reason),
+                    reason = &mut life => return reason,
                     better = self.better(&connection) => better,
                 };
                 connection.close(Code::Replaced, "replaced by a newer connection");

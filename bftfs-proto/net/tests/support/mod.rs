@@ -68,7 +68,8 @@ impl Dir {
         let subject = Subject::Client(name.into());
         let key = ca.make_leaf(self.path(), "dev", &subject, period).unwrap();
         let path = cluster_path(self.path());
-        let entry = client_entry(ClientId(77), &ClientMember { name: name.into(), key });
+        let entry =
+            client_entry(ClientId(77), &ClientMember { name: name.into(), key, admin: false });
         std::fs::write(&path, std::fs::read_to_string(&path).unwrap() + &entry).unwrap();
         files(self.path(), &subject)
     }

@@ -79,7 +79,7 @@ impl Workload for FilesLoad {
     type Service = Marked<FileSystem>;
 
     fn service(&self) -> Self::Service {
-        Marked(self.service)
+        Marked(self.service.clone())
     }
 
     fn ask(&mut self, rng: &mut Rng, ticket: u64) -> (Bytes, How) {
@@ -127,7 +127,7 @@ impl Workload for FilesLoad {
         self.calls.judge(&mut files, order)?;
         match bftfs_fs::check(state).first() {
             Some(damage) => Err(format!("I7: the file system is damaged: {damage:?}")),
-            None => files.same(self.service, state),
+            None => files.same(&self.service, state),
         }
     }
 }
@@ -178,7 +178,7 @@ fn nobody() -> Context {
 
 impl Files {
     /// Compares every file of the model with what the replicas have at the end.
-    fn same(&mut self, service: FileSystem, state: &Tree) -> Result<(), Violation> {
+    fn same(&mut self, service: &FileSystem, state: &Tree) -> Result<(), Violation> {
         let looks = |ino| {
             [
                 Operation::Getattr { ino },

@@ -3,6 +3,7 @@
 //! Run them with `scripts/test --e2e-only`, which builds the programs first. They run one after the
 //! other, and each leaves no process and no mount behind, however it ends.
 
+mod admin;
 mod andrew;
 mod bench;
 mod crashes;
