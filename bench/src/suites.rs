@@ -1,0 +1,75 @@
+//! Suites that others wrote, and real work: is a mount a file system that people can work in?
+//!
+//! Each runs on a mount and on a local directory in one go, and compares. What a mount does not
+//! offer yet is found out by asking it, and said; it is no failure and no success.
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use bftfs_dev::{DevCluster, Mode, MountGuard, MountOptions, UpOptions};
+use comfy_table::{Table, presets};
+use tempfile::TempDir;
+
+mod ext4;
+mod features;
+pub(crate) mod fsx;
+mod limited;
+pub(crate) mod pjdfstest;
+mod tool;
+pub(crate) mod workloads;
+
+/// Something that this machine lacks and cannot get, so that a suite cannot be run at all.
+#[derive(Debug)]
+pub(crate) struct NotThere(pub(crate) String);
+
+impl fmt::Display for NotThere {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NotThere {}
+
+/// A cluster, and a place beside it for whatever a suite needs.
+#[derive(Debug)]
+struct Site {
+    // Stopped before its directory is removed.
+    cluster: DevCluster,
+    dir: TempDir,
+}
+
+impl Site {
+    /// Four replicas in a new directory below `parent`, which every user may enter.
+    fn new(parent: &Path) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("bftfs-bench-").tempdir_in(parent);
+        let dir = dir.with_context(|| format!("--dir {}", parent.display()))?;
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
+        let cluster = DevCluster::up(&UpOptions::new(&dir.path().join("cluster")))?;
+        Ok(Self { cluster, dir })
+    }
+
+    /// Makes a local directory.
+    fn directory(&self, name: &str) -> Result<PathBuf> {
+        let path = self.dir.path().join(name);
+        fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// Mounts the cluster on a new directory as a local disk is mounted: for all users, with
+    /// devices and set-user-ID programs.
+    fn mount(&self, name: &str, mode: Mode) -> Result<MountGuard> {
+        let mut options = MountOptions::new(&self.directory(name)?, mode);
+        options.extra = ["-o", "allow_other,suid,dev"].map(ToOwned::to_owned).into();
+        self.cluster.mount(&options)
+    }
+}
+
+/// An empty table.
+fn table<const N: usize>(titles: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED).set_header(titles);
+    table
+}
