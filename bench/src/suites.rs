@@ -61,8 +61,14 @@ impl Site {
     /// Mounts the cluster on a new directory as a local disk is mounted: for all users, with
     /// devices and set-user-ID programs.
     fn mount(&self, name: &str, mode: Mode) -> Result<MountGuard> {
+        self.mount_as(name, mode, "bftfs")
+    }
+
+    /// The same with this name of the file system's type, which mount(8) looks for a program by.
+    fn mount_as(&self, name: &str, mode: Mode, subtype: &str) -> Result<MountGuard> {
         let mut options = MountOptions::new(&self.directory(name)?, mode);
-        options.extra = ["-o", "allow_other,suid,dev"].map(ToOwned::to_owned).into();
+        let words = format!("allow_other,suid,dev,subtype={subtype}");
+        options.extra = vec!["-o".to_owned(), words];
         self.cluster.mount(&options)
     }
 }

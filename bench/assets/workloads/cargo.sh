@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2164 # common.sh says set -e
 prepare() {
     mkdir -p crate/src crate/tests
     cat >crate/Cargo.toml <<'END'

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2164 # common.sh says set -e
 # Text that is another in each round.
 text() { for line in {1..40}; do echo "round $1, line $line of the text"; done; }
 

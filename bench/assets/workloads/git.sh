@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2164 # common.sh says set -e
 prepare() {
     git init --quiet --initial-branch=main origin
     cp -r lua/. origin

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2164 # common.sh says set -e
 prepare() {
     cat >lua/Makefile <<'END'
 sources := $(sort $(wildcard */*.c */*/*.c))

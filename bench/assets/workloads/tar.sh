@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2103,SC2164 # common.sh says set -e
 work() {
     cp -r "$IN/lua" tree
     cd tree

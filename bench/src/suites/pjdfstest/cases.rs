@@ -86,6 +86,15 @@ impl Cases {
         self.0.values().filter(|case| case.status == status).count()
     }
 
+    /// Takes what another run says of cases instead.
+    pub(super) fn replace(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
+    pub(super) fn is_skipped(&self, name: &str) -> bool {
+        self.0.get(name).is_some_and(|case| case.status == Status::Skipped)
+    }
+
     /// The cases that pass there and not here. One that is skipped here has not passed.
     pub(super) fn worse_than(&self, other: &Self) -> BTreeSet<String> {
         let passes = |cases: &Self, name| {

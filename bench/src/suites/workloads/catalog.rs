@@ -46,7 +46,7 @@ pub(super) const ALL: &[Workload] = &[
         script: script!("cargo"),
         needs: &[need("cargo", "cargo"), need("gcc", "cc")],
         wants: &[],
-        seconds: [120, 300],
+        seconds: [300, 1800],
     },
     Workload {
         name: "dbench",
@@ -54,7 +54,7 @@ pub(super) const ALL: &[Workload] = &[
         script: script!("dbench"),
         needs: &[need("dbench", "dbench")],
         wants: &[],
-        seconds: [60, 120],
+        seconds: [300, 1800],
     },
     Workload {
         name: "editor",
@@ -62,7 +62,7 @@ pub(super) const ALL: &[Workload] = &[
         script: script!("editor"),
         needs: &[],
         wants: &[],
-        seconds: [60, 300],
+        seconds: [300, 1800],
     },
     Workload {
         name: "fio",
@@ -70,7 +70,7 @@ pub(super) const ALL: &[Workload] = &[
         script: script!("fio"),
         needs: &[need("fio", "fio")],
         wants: &[],
-        seconds: [120, 600],
+        seconds: [300, 1800],
     },
     Workload {
         name: "git",
@@ -78,7 +78,7 @@ pub(super) const ALL: &[Workload] = &[
         script: script!("git"),
         needs: &[need("git", "git")],
         wants: &[],
-        seconds: [120, 600],
+        seconds: [300, 1800],
     },
     Workload {
         name: "make",
@@ -86,7 +86,7 @@ pub(super) const ALL: &[Workload] = &[
         script: script!("make"),
         needs: &[need("make", "make"), need("gcc", "cc")],
         wants: &[],
-        seconds: [120, 300],
+        seconds: [300, 1800],
     },
     Workload {
         name: "many-files",
@@ -94,7 +94,7 @@ pub(super) const ALL: &[Workload] = &[
         script: script!("many-files"),
         needs: &[need("findutils", "find")],
         wants: &[],
-        seconds: [120, 3600],
+        seconds: [300, 7200],
     },
     Workload {
         name: "pip",
@@ -102,7 +102,7 @@ pub(super) const ALL: &[Workload] = &[
         script: script!("pip"),
         needs: &[need("python3-pip", "pip3")],
         wants: &[],
-        seconds: [120, 120],
+        seconds: [300, 1800],
     },
     Workload {
         name: "postgres",
@@ -110,7 +110,7 @@ pub(super) const ALL: &[Workload] = &[
         script: script!("postgres"),
         needs: &[need("postgresql", "initdb"), need("postgresql", "pgbench")],
         wants: &[],
-        seconds: [180, 900],
+        seconds: [300, 1800],
     },
     Workload {
         name: "rsync",
@@ -118,7 +118,7 @@ pub(super) const ALL: &[Workload] = &[
         script: script!("rsync"),
         needs: &[need("rsync", "rsync")],
         wants: &[],
-        seconds: [120, 300],
+        seconds: [300, 1800],
     },
     Workload {
         name: "sqlite-journal",
@@ -126,7 +126,7 @@ pub(super) const ALL: &[Workload] = &[
         script: script!("sqlite-journal"),
         needs: SQLITE,
         wants: &[],
-        seconds: [120, 600],
+        seconds: [300, 1800],
     },
     // Its write-ahead log takes memory that processes share: sqlite does not support that on any
     // network file system, so all processes are on one mount.
@@ -136,7 +136,7 @@ pub(super) const ALL: &[Workload] = &[
         script: script!("sqlite-wal"),
         needs: SQLITE,
         wants: &[],
-        seconds: [120, 600],
+        seconds: [300, 1800],
     },
     Workload {
         name: "sqlite-two-mounts",
@@ -144,7 +144,7 @@ pub(super) const ALL: &[Workload] = &[
         script: script!("sqlite-two-mounts"),
         needs: SQLITE,
         wants: &[Feature::Locks],
-        seconds: [120, 600],
+        seconds: [300, 1800],
     },
     Workload {
         name: "tar",
@@ -152,7 +152,7 @@ pub(super) const ALL: &[Workload] = &[
         script: script!("tar"),
         needs: &[need("tar", "tar")],
         wants: &[],
-        seconds: [60, 120],
+        seconds: [300, 1800],
     },
     Workload {
         name: "tar-xattrs",
@@ -160,7 +160,7 @@ pub(super) const ALL: &[Workload] = &[
         script: script!("tar-xattrs"),
         needs: &[need("tar", "tar"), need("attr", "getfattr"), need("acl", "setfacl")],
         wants: &[Feature::Xattrs, Feature::Acls],
-        seconds: [60, 120],
+        seconds: [300, 1800],
     },
 ];
 
