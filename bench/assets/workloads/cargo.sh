@@ -30,13 +30,10 @@ work() {
     target/debug/tiny
     # Nothing has changed, so nothing is built.
     cargo build --offline 2>&1 | grep -c Compiling || true
-    cargo test --offline --quiet >/dev/null
+    if [[ -n $FULL ]]; then cargo test --offline --quiet >/dev/null; fi
     sed -i 's/MADE }/MADE + 1 }/' src/lib.rs
     cargo build --offline --quiet
     target/debug/tiny
-    # The change above is a second build of the same crate.
-    touch src/main.rs
-    cargo build --offline 2>&1 | grep -c Compiling
     cargo clean --offline --quiet
     ls
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use bftfs_dev::Mode;
 use clap::{Args, ValueEnum as _};
 use serde::Serialize;
@@ -93,8 +93,9 @@ pub(crate) fn exercise(options: &Options) -> Result<()> {
     let mut report = Report { settings, modes: BTreeMap::new() };
     for mode in modes {
         let mount = site.mount(mode.name(), *mode)?;
-        let place = mount.point().join("fsx");
-        fs::create_dir(&place)?;
+        // All modes see one file system.
+        let place = mount.point().join(mode.name());
+        fs::create_dir(&place).with_context(|| format!("cannot make {}", place.display()))?;
         let logs = site.directory(&format!("log-{}", mode.name()))?;
         let fsx = Fsx { program: &program, place, logs };
         report.modes.insert(mode.name(), fsx.exercise(options, &progress, mode.name())?);
