@@ -10,8 +10,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use bftfs_dev::{DevCluster, Mode, MountGuard, MountOptions, UpOptions};
+use clap::Args;
 use comfy_table::{Table, presets};
+use serde::Serialize;
 use tempfile::TempDir;
+
+use crate::output;
 
 mod ext4;
 mod features;
@@ -32,6 +36,30 @@ impl fmt::Display for NotThere {
 }
 
 impl std::error::Error for NotThere {}
+
+/// Options of every suite.
+#[derive(Debug, Args)]
+struct Place {
+    /// Where the cluster keeps its data: a directory on a disk
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    dir: PathBuf,
+    /// Write the report as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+impl Place {
+    /// Starts a cluster there, unless its report could not be written afterwards.
+    fn site(&self) -> Result<Site> {
+        self.json.as_deref().map_or(Ok(()), output::check_writable)?;
+        Site::new(&self.dir)
+    }
+
+    fn write(&self, report: &impl Serialize) -> Result<()> {
+        let Some(file) = &self.json else { return Ok(()) };
+        output::write(file, &(serde_json::to_string_pretty(report)? + "\n"))
+    }
+}
 
 /// A cluster, and a place beside it for whatever a suite needs.
 #[derive(Debug)]

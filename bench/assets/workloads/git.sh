@@ -14,13 +14,13 @@ work() {
     git clone --quiet "file://$IN/origin" clone
     cd clone
     local round
-    for ((round = 1; round <= $(size 10 200); round++)); do
+    for ((round = 1; round <= $(size 6 200); round++)); do
         echo "line $round" >>notes
         echo "$round" >"file-$((round % 7))"
         git add --all
         git commit --quiet --message="Round $round"
     done
-    git checkout --quiet -b side HEAD~5
+    git checkout --quiet -b side HEAD~3
     echo side >side
     git add side
     git commit --quiet --message=Side

@@ -1,24 +1,2 @@
 # shellcheck shell=bash
-add() {
-    local round
-    for ((round = 0; round < $1; round++)); do
-        sqlite3 -bail -cmd '.timeout 60000' "$2/db" \
-            'BEGIN IMMEDIATE; UPDATE c SET n = n + 1; INSERT INTO log SELECT n FROM c; COMMIT;'
-    done
-}
-
-work() {
-    local count one two
-    count=$(size 30 500)
-    sqlite3 db 'PRAGMA journal_mode=DELETE; CREATE TABLE c(n INT); INSERT INTO c VALUES(0);
-        CREATE TABLE log(n INT);'
-    add "$count" "$PWD" &
-    one=$!
-    add "$count" "$OTHER" &
-    two=$!
-    wait "$one"
-    wait "$two"
-    # No addition was lost or done twice.
-    sqlite3 db 'SELECT n FROM c; SELECT count(DISTINCT n), max(n) FROM log; PRAGMA integrity_check;'
-    sqlite3 "$OTHER/db" 'PRAGMA integrity_check;'
-}
+work() { count_up DELETE "$PWD" "$OTHER"; }

@@ -14,9 +14,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::limited::{Ended, run};
-use super::{Site, table, tool};
+use super::{Place, table, tool};
+use crate::machine;
 use crate::progress::Progress;
-use crate::{machine, output};
 
 /// The crate's version: the same seed gives the same operations.
 const VERSION: &str = "0.3.2";
@@ -48,12 +48,8 @@ pub(crate) struct Options {
     /// Only these modes [default: all]
     #[arg(long = "mode", value_name = "MODE,MODE", value_delimiter = ',', value_enum)]
     modes: Vec<Mode>,
-    /// Where the cluster keeps its data: a directory on a disk
-    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
-    dir: PathBuf,
-    /// Write the report as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    place: Place,
 }
 
 /// The whole report; its JSON form is the output.
@@ -80,11 +76,8 @@ struct Exercise {
 /// # Errors
 /// If it cannot be run, or anything was not as it had to be.
 pub(crate) fn exercise(options: &Options) -> Result<()> {
-    if let Some(file) = &options.json {
-        output::check_writable(file)?;
-    }
     let program = tool::installed("fsx", VERSION)?;
-    let site = Site::new(&options.dir)?;
+    let site = options.place.site()?;
     let modes = if options.modes.is_empty() { Mode::value_variants() } else { &options.modes };
     let seeds = options.operations.div_ceil(RUN_OPERATIONS);
     let progress = Progress::new(modes.len() * usize::try_from(seeds)?);
@@ -103,9 +96,7 @@ pub(crate) fn exercise(options: &Options) -> Result<()> {
     }
     drop(progress);
     println!("{}", report.table());
-    if let Some(file) = &options.json {
-        output::write(file, &(serde_json::to_string_pretty(&report)? + "\n"))?;
-    }
+    options.place.write(&report)?;
     let failed = report.modes.values().filter(|exercise| exercise.failure.is_some()).count();
     ensure!(failed == 0, "fsx fails in {failed} modes");
     Ok(())

@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 
 use super::ext4::Ext4;
 use super::limited::run;
-use super::{Site, table, tool};
-use crate::{machine, output};
+use super::{Place, Site, table, tool};
+use crate::machine;
 
 mod cases;
 
@@ -50,12 +50,8 @@ pub(crate) struct Options {
     /// Minutes that the suite may take on either file system
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=600))]
     minutes: u16,
-    /// Where the cluster keeps its data: a directory on a disk
-    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
-    dir: PathBuf,
-    /// Write the report as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    place: Place,
 }
 
 /// The whole report; its JSON form is the output.
@@ -75,17 +71,14 @@ struct Report {
 /// # Errors
 /// If it cannot be run, or a case passes on ext4 and not here.
 pub(crate) fn run_both(options: &Options) -> Result<()> {
-    if let Some(file) = &options.json {
-        output::check_writable(file)?;
-    }
     let program = tool::installed("pjdfstest", VERSION)?;
-    let site = Site::new(&options.dir)?;
+    let site = options.place.site()?;
     let suite = Suite { program, filter: options.filter.clone(), minutes: options.minutes };
 
     let local = site.directory("ext4")?;
     let own = Ext4::mount(&local);
     if let Err(error) = &own {
-        eprintln!("no ext4 of our own, so {} instead: {error:#}", options.dir.display());
+        eprintln!("no ext4 of our own, so {} instead: {error:#}", options.place.dir.display());
     }
     let mount = site.mount_as("mnt", options.mode, &remounter(&site)?)?;
     let ext4 = suite.run_on(&local, own.is_ok(), &site.directory("log-ext4")?)?;
@@ -105,9 +98,7 @@ pub(crate) fn run_both(options: &Options) -> Result<()> {
     worse.retain(|worse| undecided.iter().all(|(name, _)| name != worse));
     let report = Report { settings, ext4, bftfs, worse, undecided };
     println!("{}", report.tables());
-    if let Some(file) = &options.json {
-        output::write(file, &(serde_json::to_string_pretty(&report)? + "\n"))?;
-    }
+    options.place.write(&report)?;
     ensure!(report.worse.is_empty(), "{} cases pass on ext4 and not here", report.worse.len());
     Ok(())
 }

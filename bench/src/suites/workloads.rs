@@ -11,10 +11,10 @@ use bftfs_dev::{Mode, MountGuard};
 use clap::Args;
 use serde_json::json;
 
-use super::Site;
+use super::{Place, Site};
 use crate::andrew::Tree;
 use crate::progress::Progress;
-use crate::{columns, machine, output};
+use crate::{columns, machine};
 
 mod catalog;
 mod contents;
@@ -46,12 +46,8 @@ pub(crate) struct Options {
     /// Print what there is
     #[arg(long)]
     list: bool,
-    /// Where the cluster keeps its data: a directory on a disk
-    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
-    dir: PathBuf,
-    /// Write the report as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    place: Place,
 }
 
 impl Options {
@@ -74,9 +70,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         catalog::packages(&chosen).iter().for_each(|package| println!("{package}"));
         return Ok(());
     }
-    if let Some(file) = &options.json {
-        output::check_writable(file)?;
-    }
     let yard = Yard::new(options)?;
     let mut settings = machine::describe();
     settings.extend([
@@ -95,9 +88,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     yard.close()?;
     drop(progress);
     println!("{}", report.table());
-    if let Some(file) = &options.json {
-        output::write(file, &(serde_json::to_string_pretty(&report)? + "\n"))?;
-    }
+    options.place.write(&report)?;
     let failed = report.failed();
     ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
@@ -113,7 +104,7 @@ struct Yard {
 
 impl Yard {
     fn new(options: &Options) -> Result<Self> {
-        let site = Site::new(&options.dir)?;
+        let site = options.place.site()?;
         let input = site.directory("input")?;
         Tree::lua().write(&input.join("lua"))?;
         let shell = Shell::new(&input, &site.directory("logs")?, options.full)?;
@@ -131,7 +122,7 @@ impl Yard {
         if !missing.is_empty() {
             return Ok(Row::none(State::Missing, missing.join(", ")));
         }
-        let [one, two] = self.mounts.each_ref().map(|mount| mount.point());
+        let [one, two] = self.mounts.each_ref().map(MountGuard::point);
         let mut not_there = Vec::new();
         for feature in workload.wants {
             if !feature.is_offered(one, two)? {
@@ -160,7 +151,8 @@ impl Yard {
         let removed = fs::remove_dir_all(&here);
         let mut done = done?;
         if let Err(error) = removed {
-            done.complaint.get_or_insert(format!("what it made cannot be removed: {error}"));
+            done.complaint
+                .get_or_insert_with(|| format!("what it made cannot be removed: {error}"));
         }
         Ok(done)
     }

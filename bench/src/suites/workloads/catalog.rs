@@ -33,8 +33,8 @@ const fn need(package: &'static str, program: &'static str) -> Need {
 const SQLITE: &[Need] = &[need("sqlite3", "sqlite3")];
 
 macro_rules! script {
-    ($name:literal) => {
-        include_str!(concat!("../../../assets/workloads/", $name, ".sh"))
+    ($($name:literal),+) => {
+        concat!($(include_str!(concat!("../../../assets/workloads/", $name, ".sh"))),+)
     };
 }
 
@@ -133,7 +133,7 @@ pub(super) const ALL: &[Workload] = &[
     Workload {
         name: "sqlite-wal",
         about: "transactions with a write-ahead log, by two processes on one mount",
-        script: script!("sqlite-wal"),
+        script: script!("sqlite-counter", "sqlite-wal"),
         needs: SQLITE,
         wants: &[],
         seconds: [300, 1800],
@@ -141,7 +141,7 @@ pub(super) const ALL: &[Workload] = &[
     Workload {
         name: "sqlite-two-mounts",
         about: "transactions with a rollback journal, by two processes on two mounts",
-        script: script!("sqlite-two-mounts"),
+        script: script!("sqlite-counter", "sqlite-two-mounts"),
         needs: SQLITE,
         wants: &[Feature::Locks],
         seconds: [300, 1800],

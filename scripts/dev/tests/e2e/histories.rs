@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
-use bftfs_dev::Mode;
+use bftfs_dev::{Mode, MountGuard};
 use bftfs_proto::service::Context;
 use bftfs_proto::types::{ClientId, SessionId, Wall};
 use bftfs_sim::linear::{Calls, Model, mark};
@@ -159,7 +159,7 @@ fn what_several_mounts_do_at_once_is_linearizable() {
             judge(&calls, &order).with_context(|| format!("{kind:?}"))?;
             ensure!(order.len() > 100, "only {} tickets were written down", order.len());
         }
-        mounts.into_iter().try_for_each(|mount| mount.unmount())
+        mounts.into_iter().try_for_each(MountGuard::unmount)
     });
 }
 
@@ -213,7 +213,7 @@ fn histories_of_local_directories_are_linearizable_and_falsified_ones_are_not() 
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("file");
     Kind::File.make(&path).expect("a new file");
-    let mut calls = work(Kind::File, &[path.clone()]).expect("it is local");
+    let mut calls = work(Kind::File, std::slice::from_ref(&path)).expect("it is local");
     let mut order = Kind::File.order(&path).expect("its tickets");
     judge(&calls, &order).expect("it is as it should be");
     order.swap(0, 50);

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use bftfs_dev::Mode;
+use bftfs_dev::{Mode, MountGuard};
 
 use crate::lab::with_cluster;
 use crate::mirror::{Call, compare, look};
@@ -34,7 +34,7 @@ fn several_mounts_together_do_what_one_local_directory_does() {
                 compare(&local.join(&place), point).with_context(|| place.clone())?;
             }
         }
-        mounts.into_iter().try_for_each(|mount| mount.unmount())
+        mounts.into_iter().try_for_each(MountGuard::unmount)
     });
 }
 
