@@ -22,6 +22,7 @@ mod tree;
 pub(crate) use make::compiler;
 use report::Report;
 use run::Plan;
+pub(crate) use tree::Tree;
 
 /// Options of `bftfs-bench andrew`.
 #[derive(Debug, Args)]

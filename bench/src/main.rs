@@ -22,7 +22,11 @@ mod progress;
 mod room;
 mod stats;
 mod store;
+mod suites;
 mod target;
+
+/// The exit code of what cannot be run on this machine, as Automake has it.
+const NOT_THERE: u8 = 77;
 
 /// Benchmarks of bftfs mounts and of any other directory
 #[derive(Debug, Parser)]
@@ -42,6 +46,12 @@ enum Command {
     Faults(faults::Options),
     /// What a replica's store costs: with many files, large files, and over its starts
     Store(store::Options),
+    /// pjdfstest on ext4 and on a mount: what POSIX says about files
+    Pjdfstest(suites::pjdfstest::Options),
+    /// fsx on mounts: random changes of a file of which every byte is known
+    Fsx(suites::fsx::Options),
+    /// Real work on a mount and in a local directory: git, databases, compilers and more
+    Workloads(suites::workloads::Options),
     /// Mount a FUSE file system that passes everything to a directory: the floor of any FUSE mount
     Passthrough(passthrough::Options),
 }
@@ -51,29 +61,27 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            match error.downcast_ref() {
+                Some(suites::NotThere(_)) => ExitCode::from(NOT_THERE),
+                None => ExitCode::FAILURE,
+            }
         }
     }
 }
 
 fn run(command: Command) -> Result<()> {
+    // It ends by a signal like any mount; all others clean up first.
+    if !matches!(command, Command::Passthrough(_)) {
+        interrupt::install()?;
+    }
     match command {
-        Command::Andrew(options) => {
-            interrupt::install()?;
-            andrew::run(&options)
-        }
-        Command::Micro(options) => {
-            interrupt::install()?;
-            micro::run(&options)
-        }
-        Command::Faults(options) => {
-            interrupt::install()?;
-            faults::run(&options)
-        }
-        Command::Store(options) => {
-            interrupt::install()?;
-            store::run(&options)
-        }
+        Command::Andrew(options) => andrew::run(&options),
+        Command::Micro(options) => micro::run(&options),
+        Command::Faults(options) => faults::run(&options),
+        Command::Store(options) => store::run(&options),
+        Command::Pjdfstest(options) => suites::pjdfstest::run_both(&options),
+        Command::Fsx(options) => suites::fsx::exercise(&options),
+        Command::Workloads(options) => suites::workloads::run(&options),
         Command::Passthrough(options) => passthrough::run(&options),
     }
 }

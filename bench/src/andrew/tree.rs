@@ -139,6 +139,21 @@ impl Tree {
         Ok(())
     }
 
+    /// Writes the tree to the new directory `root`.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(crate) fn write(&self, root: &Path) -> Result<()> {
+        fs::create_dir(root).with_context(|| format!("cannot make {}", root.display()))?;
+        for dir in &self.dirs {
+            fs::create_dir(root.join(dir))?;
+        }
+        for (path, source) in &self.files {
+            fs::write(root.join(path), &source.bytes)?;
+        }
+        Ok(())
+    }
+
     /// The C files, which a compiled tree makes objects of.
     pub(crate) fn c_files(&self) -> impl Iterator<Item = &Path> {
         self.files.keys().map(PathBuf::as_path).filter(|path| has_extension(path, "c"))
@@ -213,6 +228,11 @@ mod tests {
         let unsorted: Vec<_> =
             tree.files.keys().filter(|path| path.components().count() == 1).collect();
         assert!(unsorted.is_empty(), "no directory named for {unsorted:?}");
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let root = dir.path().join("lua");
+        tree.write(&root).expect("it is written");
+        let read = Tree::read(&root).expect("it is read");
+        assert_eq!((read.dirs.len(), read.bytes()), (tree.dirs.len(), tree.bytes()));
     }
 
     #[test]

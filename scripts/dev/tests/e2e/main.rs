@@ -9,12 +9,14 @@ mod bench;
 mod crashes;
 mod damage;
 mod failover;
+mod histories;
 mod lab;
 mod liars;
 // The process that locks is the same as in the tests of the mount.
 #[path = "../../../../bftfs-mount/tests/mount/locker.rs"]
 mod locker;
 mod locks;
+mod many_mounts;
 mod mirror;
 mod outage;
 mod posix;

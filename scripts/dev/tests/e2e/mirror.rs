@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, chmodat, chownat, linkat,
-    mkdirat, openat, readlinkat, renameat, statat, symlinkat, unlinkat, utimensat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, chmodat, chownat,
+    linkat, mkdirat, openat, readlinkat, renameat, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::{self, pread, pwrite};
 
@@ -65,7 +65,7 @@ fn work_alone(number: u64, local: &Path, mounted: &Path, deadline: Instant) -> R
 
 /// A call. Names are few, so that many calls meet something there.
 #[derive(Debug)]
-enum Call {
+pub(crate) enum Call {
     Write { file: String, offset: u64, byte: u8, bytes: usize },
     Truncate { file: String, size: u64 },
     Read { file: String, offset: u64, bytes: usize },
@@ -82,7 +82,7 @@ enum Call {
 }
 
 impl Call {
-    fn any(numbers: &mut Numbers) -> Self {
+    pub(crate) fn any(numbers: &mut Numbers) -> Self {
         let (path, other) = (path(numbers), path(numbers));
         let (offset, bytes) = (numbers.below(FILE_BYTES), usize::from(numbers.byte()) * 120);
         match numbers.below(24) {
@@ -103,8 +103,26 @@ impl Call {
         }
     }
 
+    /// The names that it may change.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        match self {
+            Self::Write { file, .. } | Self::Truncate { file, .. } | Self::Read { file, .. } => {
+                vec![file]
+            }
+            Self::Rename(from, to) | Self::Link(from, to) => vec![from, to],
+            Self::Symlink(_, name)
+            | Self::Mkdir(name)
+            | Self::Remove(name, _)
+            | Self::Chmod(name, _)
+            | Self::Chown(name, ..)
+            | Self::SetTimes(name, ..)
+            | Self::Stat(name)
+            | Self::List(name) => vec![name],
+        }
+    }
+
     /// Makes the call below `place`; the answer holds all that has to be the same everywhere.
-    fn perform(&self, place: &Path) -> io::Result<String> {
+    pub(crate) fn perform(&self, place: &Path) -> io::Result<String> {
         let at = |name: &str| place.join(name);
         match self {
             Self::Write { file, offset, byte, bytes } => {
@@ -143,6 +161,14 @@ impl Call {
             Self::List(name) => return list(&at(name)).map(|names| format!("{names:?}")),
         }
         Ok("done".to_owned())
+    }
+}
+
+/// What is to be seen at a path: that nothing is there, or all that has to be the same everywhere.
+pub(crate) fn look(path: &Path) -> Result<String> {
+    match statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(format!("{}{}", attributes(&stat), contents(path, &stat)?)),
+        Err(error) => Ok(format!("{error:?}")),
     }
 }
 
@@ -210,25 +236,32 @@ fn describe(root: &Path) -> Result<BTreeMap<PathBuf, String>> {
             let stat = statat(CWD, root.join(&path), AtFlags::SYMLINK_NOFOLLOW)?;
             let first = inodes.entry(stat.st_ino).or_insert_with(|| path.clone());
             let mut text = format!("{} of {}", attributes(&stat), first.display());
-            if stat.st_mtime < SET_BEFORE {
-                let _ = write!(text, ", modified at {}.{:09}", stat.st_mtime, stat.st_mtime_nsec);
+            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                open.push(path.clone());
             }
-            let _ = match FileType::from_raw_mode(stat.st_mode) {
-                FileType::Directory => {
-                    open.push(path.clone());
-                    Ok(())
-                }
-                FileType::Symlink => {
-                    let target = readlinkat(CWD, root.join(&path), Vec::new())?;
-                    let target = PathBuf::from(std::ffi::OsString::from_vec(target.into_bytes()));
-                    write!(text, ", to {}", target.display())
-                }
-                _ => write!(text, ", {}", digest(&fs::read(root.join(&path))?)),
-            };
+            text += &contents(&root.join(&path), &stat)?;
             described.insert(path, text);
         }
     }
     Ok(described)
+}
+
+/// What is in a file, a link or a directory, and the time that a call has set.
+fn contents(path: &Path, stat: &Stat) -> Result<String> {
+    let mut text = String::new();
+    if stat.st_mtime < SET_BEFORE {
+        let _ = write!(text, ", modified at {}.{:09}", stat.st_mtime, stat.st_mtime_nsec);
+    }
+    let _ = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => write!(text, ", {:?}", list(path)?),
+        FileType::Symlink => {
+            let target = readlinkat(CWD, path, Vec::new())?;
+            let target = PathBuf::from(std::ffi::OsString::from_vec(target.into_bytes()));
+            write!(text, ", to {}", target.display())
+        }
+        _ => write!(text, ", {}", digest(&fs::read(path)?)),
+    };
+    Ok(text)
 }
 
 #[test]

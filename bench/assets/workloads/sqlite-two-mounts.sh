@@ -1,0 +1,2 @@
+# shellcheck shell=bash
+work() { count_up DELETE "$PWD" "$OTHER"; }
