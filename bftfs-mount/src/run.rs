@@ -35,6 +35,8 @@ pub const EXIT_MOUNT: u8 = 32;
 const LOG: &str = "info,fuser=error";
 /// How long the last answers, and the good-bye to the replicas, may take.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// How often the replicas are told that the mount is there: three times before they forget it.
+const RENEWAL: Duration = Duration::from_nanos(bftfs_proto::config::SESSION_NANOS / 3);
 /// The root directory.
 const ROOT: u64 = bftfs_fs::ROOT.0;
 
@@ -87,6 +89,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
     let replicas = Replicas { client: client.clone(), timeout: cli.timeout };
     let volume = Volume::new(replicas, options.policy(mode));
     reach(&client, &volume, cli.connect_timeout).or_status(EXIT_MOUNT)?;
+    volume.keep_session(RENEWAL);
 
     let mount = Mount { mode, options, mountpoint, cluster, client, volume, stats: Arc::default() };
     let socket = cli.stats_socket.as_deref().map(|path| mount.answer_on(path));

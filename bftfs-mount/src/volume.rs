@@ -244,6 +244,23 @@ impl<C: Cluster> Volume<C> {
         self.inner.cluster.submit(bytes, how, Box::new(done));
     }
 
+    /// From now on tells the replicas from time to time that this mount is there. They close a
+    /// session that goes unused ([`bftfs_proto::config::SESSION_NANOS`]), and with it go its locks.
+    pub fn keep_session(&self, every: Duration) {
+        let inner = Arc::downgrade(&self.inner);
+        let renew = move || {
+            let Some(inner) = inner.upgrade() else { return };
+            let volume = Self { inner };
+            volume.ask_free(Credentials::default(), Operation::Null, |renewed: Result<(), _>| {
+                if let Err(error) = renewed {
+                    warn!("the session could not be renewed: {error}");
+                }
+            });
+            volume.keep_session(every);
+        };
+        self.inner.timer.after(every, Box::new(renew));
+    }
+
     /// Tells the replicas that a file without a name is not open here any more. Nobody waits for
     /// that; what comes while one such message is under way goes with the next.
     fn let_go(&self, ino: Ino) {

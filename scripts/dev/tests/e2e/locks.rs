@@ -84,7 +84,7 @@ fn who_dies_lets_go_of_locks_and_waits() {
             ensure!(next.answer_within(SOON).as_deref() == Some("ok"), "{wait}: the next has it");
         }
 
-        // Nobody can tell a mount that died from one that is slow: its session goes on.
+        // Nobody can tell a mount that died from one that is slow: its session goes on for a while.
         let (mut holder, mut other) = (Locker::with(&one), Locker::with(&two));
         ensure!(holder.ask("set 3 w 0 0") == "ok");
         here.process().kill()?;
