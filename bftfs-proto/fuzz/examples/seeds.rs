@@ -150,8 +150,11 @@ fn cluster_file(n: u16) -> ClusterFile {
         address: ([127, 0, 0, 1], 4800 + at).into(),
         key: replica_signer(at.into()).public(),
     };
-    let client =
-        |at| ClientMember { name: format!("client-{at}"), key: client_signer(at).public(), admin: false };
+    let client = |at| ClientMember {
+        name: format!("client-{at}"),
+        key: client_signer(at).public(),
+        admin: false,
+    };
     ClusterFile {
         path: "dir/cluster.toml".into(),
         name: "dev".into(),

@@ -1,7 +1,9 @@
 //! File operations, from clients that may send any bytes.
 
 use bftfs_fs::{
-    Allocation, Call, Credentials, FileSystem, FileType, Ino, Lock, LockKind, Operation, Outcome, ROOT, RenameMode, Reply, SetAttributes, SetTime, Sought, Time, Touch, XattrMode, check, decode_outcome, masked,
+    Allocation, Call, Credentials, FileSystem, FileType, Ino, Lock, LockKind, Operation, Outcome,
+    ROOT, RenameMode, Reply, SetAttributes, SetTime, Sought, Time, Touch, XattrMode, check,
+    decode_outcome, masked,
 };
 use bftfs_proto::config::RESULT_BYTES_MAX;
 use bftfs_proto::service::{Context, Service};
