@@ -316,15 +316,26 @@ async fn register(shared: &Shared, connection: &Arc<Connection>) -> bool {
     true
 }
 
-/// Whether the peer will not have us, as far as it is concerned for good.
-pub(super) fn is_refusal(error: &ConnectionError) -> bool {
+/// Why the peer will not have us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// Our access was revoked.
+    Revoked,
+    /// It does not know us. It may come to: one that just started has not executed all again.
+    Unknown,
+}
+
+/// Whether the peer will not have us.
+pub(super) fn refusal(error: &ConnectionError) -> Option<Refusal> {
     match error {
-        ConnectionError::ApplicationClosed(close) => close.error_code == Code::Revoked.into(),
+        ConnectionError::ApplicationClosed(close) => {
+            (close.error_code == Code::Revoked.into()).then_some(Refusal::Revoked)
+        }
         // An alert of TLS (RFC 9001 section 4.8).
         ConnectionError::ConnectionClosed(close) => {
-            (0x100..0x200).contains(&u64::from(close.error_code))
+            (0x100..0x200).contains(&u64::from(close.error_code)).then_some(Refusal::Unknown)
         }
-        _ => false,
+        _ => None,
     }
 }
 

@@ -8,7 +8,7 @@ use bftfs_proto::types::{Principal, ReplicaId};
 use quinn::ConnectionError;
 use tokio::time::{sleep, timeout};
 
-use super::connection::{self, Connection, explain, is_refusal};
+use super::connection::{self, Connection, Refusal, explain, refusal};
 use super::{Code, Event, Shared};
 use crate::clock::nanos;
 use crate::tls::replica_name;
@@ -26,6 +26,9 @@ const SILENCE: Duration = Duration::from_millis(250);
 /// How long an attempt beside such a connection may take. At least four times as long as that.
 const BESIDE: Duration = Duration::from_millis(500);
 
+/// How long a peer that does not know us may take to come to know us: then it refuses us.
+const SETTLING: Duration = Duration::from_secs(2);
+
 /// Keeps a connection to `target` up, for ever.
 pub(super) async fn keep_up(
     shared: Arc<Shared>,
@@ -35,6 +38,7 @@ pub(super) async fn keep_up(
 ) {
     let dialler = Dialler { shared: shared.clone(), target, address, config };
     let mut pause = PAUSE;
+    let mut unknown_since = None;
     while !shared.events.is_closed() {
         let started = Instant::now();
         let end = match dialler.dial(ATTEMPT).await {
@@ -42,7 +46,15 @@ pub(super) async fn keep_up(
             Err(end) => end,
         };
         shared.note_failure(target, &format!("{address}: {}", end.reason));
-        if end.refused {
+        let refused = match end.refusal {
+            Some(Refusal::Revoked) => true,
+            Some(Refusal::Unknown) => unknown_since.get_or_insert(started).elapsed() >= SETTLING,
+            None => {
+                unknown_since = None;
+                false
+            }
+        };
+        if refused {
             let _ = shared.events.send(Event::Refused(Principal::Replica(target))).await;
         }
         if started.elapsed() >= GOOD + ATTEMPT {
@@ -56,19 +68,19 @@ pub(super) async fn keep_up(
 /// Why there is no connection.
 struct End {
     reason: String,
-    /// The peer will not have us.
-    refused: bool,
+    /// Why the peer will not have us, if it will not.
+    refusal: Option<Refusal>,
 }
 
 impl From<ConnectionError> for End {
     fn from(error: ConnectionError) -> Self {
-        Self { reason: explain(&error), refused: is_refusal(&error) }
+        Self { reason: explain(&error), refusal: refusal(&error) }
     }
 }
 
 impl From<String> for End {
     fn from(reason: String) -> Self {
-        Self { reason, refused: false }
+        Self { reason, refusal: None }
     }
 }
 
