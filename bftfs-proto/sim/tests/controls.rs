@@ -39,8 +39,8 @@ const CONTROLS: &[Control] = &[
     Control(Fault::SuspectRefused, None, Some(2), 23, "I14"),
     Control(Fault::AnyTime, Some(Role::BadTime), None, 2, "I15"),
     Control(Fault::LocalTime, None, None, 1, "I7"),
-    Control(Fault::NoQuota, None, Some(2), 93, "I12"),
-    Control(Fault::HideDecided, Some(Role::SilentToOne), None, 97, "I13"),
+    Control(Fault::NoQuota, None, Some(2), 161, "I12"),
+    Control(Fault::HideDecided, Some(Role::SilentToOne), None, 56, "I13"),
     Control(Fault::BelieveOne, Some(Role::WrongVotes), None, 1, "I1"),
 ];
 

@@ -7,11 +7,11 @@ use bftfs_state::Digest;
 use crate::auth::Reject;
 use crate::config::PIPELINE_BATCHES;
 use crate::engine::To;
-use crate::message::{Batch, Message, PrePrepare, Request};
+use crate::message::{Answer, Batch, Message, PrePrepare, Request};
 use crate::service::Service;
 use crate::types::{ClientId, Seq};
 
-use super::state::Standing;
+use super::state::{Kept, Standing};
 use super::{Fault, Replica};
 
 impl<S: Service> Replica<S> {
@@ -26,6 +26,8 @@ impl<S: Service> Replica<S> {
         if !self.cluster.clients.contains_key(&from) {
             return Err(Reject::Role);
         }
+        let digest = request.digest(&self.cluster.id);
+        let awaited = self.blocked.contains_key(&digest);
         match self.state.standing(&request) {
             Standing::Executed(kept) => {
                 if !self.broken(Fault::AnswerOnce) {
@@ -33,12 +35,16 @@ impl<S: Service> Replica<S> {
                 }
                 return Err(Reject::Stale);
             }
+            // Nothing that is ordered can change that, so a primary need not be waited for.
+            Standing::Refused(Answer::NoSession) if !awaited && self.state.is_over(&request) => {
+                self.answer_again(from, request.tag(), Kept::Whole(Answer::NoSession));
+                return Err(Reject::Stale);
+            }
             // A replica that lags sees numbers and sessions that are still to come.
             Standing::Fresh | Standing::Refused(_) => {}
         }
-        let digest = request.digest(&self.cluster.id);
         let room = self.pool.has_room(&request) || self.broken(Fault::NoQuota);
-        if !self.blocked.contains_key(&digest) && !room {
+        if !awaited && !room {
             return Err(Reject::Quota);
         }
         self.take_in(digest, request, false)?;

@@ -212,6 +212,19 @@ impl<S: Service> State<S> {
         }
     }
 
+    /// Whether the session of `request` was closed. One that is not there may still be opened; its
+    /// number tells which.
+    pub(super) fn is_over(&self, request: &Request) -> bool {
+        let (Body::Operation(id, ..) | Body::Close(id, ..)) = &request.body else { return false };
+        id.0 <= self.sessions_opened() && self.session(*id).is_none()
+    }
+
+    /// How many sessions there ever were. They are numbered from 1.
+    fn sessions_opened(&self) -> u64 {
+        let counter = self.sessions.get(&[3]).and_then(|bytes| codec::decode(&bytes).ok());
+        counter.unwrap_or(0)
+    }
+
     /// The whole answer to the last request of a slot, if it was small enough to be kept.
     pub(super) fn kept(&self, client: ClientId, tag: Tag) -> Option<Answer> {
         let Tag::Ordered(session, slot, number) = tag else { return None };
@@ -287,8 +300,7 @@ impl<S: Service> State<S> {
                 self.close(*id, time);
             }
         }
-        let counter = self.sessions.get(&[3]).and_then(|bytes| codec::decode::<u64>(&bytes).ok());
-        let id = counter.unwrap_or(0) + 1;
+        let id = self.sessions_opened() + 1;
         self.sessions.insert(&[3], codec::encode(&id));
         let session = Session { client, nonce, active: self.sessions_clock() };
         self.sessions.insert(&session_key(SessionId(id)), codec::encode(&session));
