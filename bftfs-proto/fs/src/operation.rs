@@ -600,9 +600,9 @@ impl Operation {
     }
 
     /// The inodes that it names, which a rule may forbid. What a session keeps or has locked
-    /// is its own: what lets go of that names none.
-    pub(crate) fn inos(&mut self) -> Vec<&mut Ino> {
-        match self {
+    /// is its own: what lets go of that names none. Whatever names none asks for nobody's rights.
+    pub(crate) fn inos(&mut self) -> impl Iterator<Item = &mut Ino> {
+        let (first, second) = match self {
             Self::Lookup { parent: ino, .. }
             | Self::Getattr { ino }
             | Self::Access { ino, .. }
@@ -625,10 +625,10 @@ impl Operation {
             | Self::Seek { ino, .. }
             | Self::Allocate { ino, .. }
             | Self::SetLock { ino, .. }
-            | Self::GetLock { ino, .. } => [ino].into(),
-            Self::Copy { ino, target, .. } => [ino, target].into(),
-            Self::Link { ino, parent, .. } => [ino, parent].into(),
-            Self::Rename { parent, new_parent, .. } => [parent, new_parent].into(),
+            | Self::GetLock { ino, .. } => (Some(ino), None),
+            Self::Copy { ino, target, .. } => (Some(ino), Some(target)),
+            Self::Link { ino, parent, .. } => (Some(ino), Some(parent)),
+            Self::Rename { parent, new_parent, .. } => (Some(parent), Some(new_parent)),
             Self::Null
             | Self::Statfs
             | Self::Release { .. }
@@ -636,8 +636,9 @@ impl Operation {
             | Self::ReleaseLocks { .. }
             | Self::SetClient { .. }
             | Self::RevokeClient { .. }
-            | Self::ListClients { .. } => Vec::new(),
-        }
+            | Self::ListClients { .. } => (None, None),
+        };
+        first.into_iter().chain(second)
     }
 
     /// Leaves the time of last access alone.

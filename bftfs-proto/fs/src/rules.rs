@@ -137,24 +137,16 @@ pub(crate) fn admit(tree: &Tree, client: ClientId, bytes: &Bytes) -> Result<Admi
     if call.credentials.groups.len() > GROUPS_MAX {
         return Err(Errno::EINVAL);
     }
-    call.credentials = match call.operation {
-        // These ask for nobody's rights.
-        Operation::Null
-        | Operation::Statfs
-        | Operation::Release { .. }
-        | Operation::CancelLock { .. }
-        | Operation::ReleaseLocks { .. }
-        | Operation::SetClient { .. }
-        | Operation::RevokeClient { .. }
-        | Operation::ListClients { .. } => Credentials::default(),
-        _ => rule.map(call.credentials)?,
+    call.credentials = match call.operation.inos().next() {
+        Some(_) => rule.map(call.credentials)?,
+        None => Credentials::default(),
     };
     if rule.read_only {
         call.operation.look_only();
     }
     rule.check_operation(&call.operation)?;
     if let Some(top) = rule.subtree {
-        call.operation.inos().into_iter().filter(|ino| **ino == ROOT).for_each(|ino| *ino = top);
+        call.operation.inos().filter(|ino| **ino == ROOT).for_each(|ino| *ino = top);
     }
     Ok(Admitted { call, top: rule.subtree })
 }
@@ -174,8 +166,7 @@ impl Admitted {
         let Some(top) = self.top else { return Ok(()) };
         let Call { credentials: who, operation } = &mut self.call;
         let view = View { tree, who, session: NO_SESSION };
-        let all =
-            operation.inos().into_iter().all(|&mut ino| view.is_within(ino, top) || is_kept(ino));
+        let all = operation.inos().all(|&mut ino| view.is_within(ino, top) || is_kept(ino));
         if all { Ok(()) } else { Err(Errno::ESTALE) }
     }
 
