@@ -6,10 +6,11 @@
 use alloc::vec::Vec;
 
 use crate::attributes::{FileType, Ino};
+use crate::call::Credentials;
 use crate::errno::Errno;
 use crate::inode::{Change, View};
 use crate::layout::{self, Inode, mark};
-use crate::operation::{Credentials, Outcome, Reply};
+use crate::operation::{Outcome, Reply};
 use crate::permissions;
 
 /// Of the encoding (`linux/posix_acl_xattr.h`): little-endian, a version and then entries.

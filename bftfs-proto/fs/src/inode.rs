@@ -7,12 +7,13 @@ use bftfs_state::Tree;
 use bytes::Bytes;
 
 use crate::attributes::{FileType, Ino, SetTime, Statistics, Time};
+use crate::call::Credentials;
 use crate::errno::Errno;
 use crate::layout::{
     self, BLOCK_BYTES, FILE_BYTES_MAX, Garbage, Inode, NAME_BYTES_MAX, SUPERBLOCK_KEY, Superblock,
     mark,
 };
-use crate::operation::{Credentials, Outcome, Reply, SetAttributes, Touch, access};
+use crate::operation::{Outcome, Reply, SetAttributes, Touch, access};
 use crate::permissions;
 
 /// The state as a caller may see it.

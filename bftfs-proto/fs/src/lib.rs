@@ -11,6 +11,7 @@ extern crate std;
 mod acl;
 mod allocate;
 mod attributes;
+mod call;
 mod check;
 mod copy;
 mod data;
@@ -33,13 +34,13 @@ mod xattr;
 
 pub use allocate::Allocation;
 pub use attributes::{Attributes, FileType, Ino, ROOT, SetTime, Statistics, Time};
+pub use call::{Call, Credentials, GROUPS_MAX, Malformed, decode_outcome, encode_outcome};
 pub use check::{Damage, check};
 pub use errno::Errno;
 pub use locks::{FILE_LOCKS_MAX, Lock, LockKind, SESSION_LOCKS_MAX, SESSION_WAITS_MAX};
 pub use operation::{
-    COPY_BYTES_MAX, Call, Credentials, Entry, GROUPS_MAX, Malformed, Operation, Outcome,
-    READ_BYTES_MAX, READDIR_BYTES_MAX, RELEASES_MAX, RenameMode, Reply, SetAttributes, Touch,
-    WRITE_BYTES_MAX, XattrMode, access, decode_outcome, encode_outcome, masked,
+    COPY_BYTES_MAX, Entry, Operation, Outcome, READ_BYTES_MAX, READDIR_BYTES_MAX, RELEASES_MAX,
+    RenameMode, Reply, SetAttributes, Touch, WRITE_BYTES_MAX, XattrMode, access, masked,
 };
 pub use registry::Client;
 pub use rules::{IdRange, RANGES_MAX, Rule};

@@ -6,10 +6,11 @@
 
 use crate::acl::AclKind;
 use crate::attributes::{FileType, Ino, SetTime};
+use crate::call::Credentials;
 use crate::errno::Errno;
 use crate::inode::View;
 use crate::layout::{Inode, mark};
-use crate::operation::{Credentials, SetAttributes, access};
+use crate::operation::{SetAttributes, access};
 
 /// Set-user-ID.
 pub(crate) const S_ISUID: u16 = 0o4000;

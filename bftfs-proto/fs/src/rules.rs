@@ -13,11 +13,12 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::attributes::{Attributes, Ino, ROOT};
+use crate::call::{Call, Credentials, GROUPS_MAX};
 use crate::errno::Errno;
 use crate::inode::View;
 use crate::layout::{self, COOKIE_PARENT};
 use crate::locks::LockKind;
-use crate::operation::{Call, Credentials, GROUPS_MAX, Operation, Outcome, Reply, access};
+use crate::operation::{Operation, Outcome, Reply, access};
 use crate::registry;
 
 /// Most ranges of a rule's users, and of its groups.

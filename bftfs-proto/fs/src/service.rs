@@ -8,9 +8,10 @@ use bftfs_state::Tree;
 use bytes::Bytes;
 
 use crate::attributes::{FileType, Ino, ROOT, Time};
+use crate::call::{Credentials, encode_outcome};
 use crate::inode::{Change, View, mode_bits};
 use crate::layout::{self, COOKIE_FIRST, Inode, REMOVED_BLOCKS_MAX, SUPERBLOCK_KEY, Superblock};
-use crate::operation::{Credentials, Operation, Outcome, Reply, Touch, encode_outcome};
+use crate::operation::{Operation, Outcome, Reply, Touch};
 use crate::registry;
 use crate::rules::admit;
 
