@@ -26,8 +26,6 @@ impl<S: Service> Replica<S> {
         if !self.cluster.clients.contains_key(&from) {
             return Err(Reject::Role);
         }
-        let digest = request.digest(&self.cluster.id);
-        let awaited = self.blocked.contains_key(&digest);
         match self.state.standing(&request) {
             Standing::Executed(kept) => {
                 if !self.broken(Fault::AnswerOnce) {
@@ -36,15 +34,19 @@ impl<S: Service> Replica<S> {
                 return Err(Reject::Stale);
             }
             // Nothing that is ordered can change that, so a primary need not be waited for.
-            Standing::Refused(Answer::NoSession) if !awaited && self.state.is_over(&request) => {
+            Standing::Refused(Answer::NoSession)
+                if self.state.is_over(&request)
+                    && !self.blocked.contains_key(&request.digest(&self.cluster.id)) =>
+            {
                 self.answer_again(from, request.tag(), Kept::Whole(Answer::NoSession));
                 return Err(Reject::Stale);
             }
             // A replica that lags sees numbers and sessions that are still to come.
             Standing::Fresh | Standing::Refused(_) => {}
         }
+        let digest = request.digest(&self.cluster.id);
         let room = self.pool.has_room(&request) || self.broken(Fault::NoQuota);
-        if !awaited && !room {
+        if !self.blocked.contains_key(&digest) && !room {
             return Err(Reject::Quota);
         }
         self.take_in(digest, request, false)?;
