@@ -14,7 +14,7 @@ use bftfs_net::{Clock, Event, Links, Standing};
 use bftfs_proto::Digest;
 use bftfs_proto::engine::{Input, Outbox, Release};
 use bftfs_proto::replica::Replica;
-use bftfs_proto::types::{Mono, ReplicaId, View};
+use bftfs_proto::types::{Mono, ReplicaId, Seq, View};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
@@ -108,6 +108,8 @@ struct Driver {
     view: (View, bool),
     /// The generation of the registry of clients that the links know.
     clients: u64,
+    /// What was executed when the registry was looked at last.
+    followed: Option<Seq>,
 }
 
 impl Driver {
@@ -131,6 +133,7 @@ impl Driver {
             storing: 0,
             diverged: false,
             clients: 0,
+            followed: None,
         };
         driver.follow_clients();
         Ok((driver, receiver, node.damaged))
@@ -231,6 +234,11 @@ impl Driver {
     /// Has the links and the agreement know whom administrators admitted, and cuts off whom they
     /// revoked. The state may also go back, or be another one at once.
     fn follow_clients(&mut self) {
+        // Only execution changes the state, and most steps are votes.
+        let executed = Some(self.replica.executed());
+        if std::mem::replace(&mut self.followed, executed) == executed {
+            return;
+        }
         let generation = registry::generation(self.replica.tree());
         if generation == self.clients {
             return;
