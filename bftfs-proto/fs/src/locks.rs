@@ -160,9 +160,16 @@ impl FileLocks {
         self.held.sort_unstable();
     }
 
-    /// Gives those who wait what they wait for, first come first served, as far as it fits.
+    /// Gives those who wait what they wait for, first come first served, as far as it fits. Who gets
+    /// a lock to read for one to write lets go, too: perhaps for somebody who came before.
     fn grant(&mut self) {
+        while self.grant_some() {}
+    }
+
+    /// The same, looking at each of them once; whether anybody got anything.
+    fn grant_some(&mut self) -> bool {
         let mut waiting = core::mem::take(&mut self.waiting);
+        let before = waiting.len();
         waiting.retain(|claim| {
             let blocked = self.blockers(claim).next().is_some();
             if !blocked {
@@ -171,6 +178,7 @@ impl FileLocks {
             blocked
         });
         self.waiting = waiting;
+        self.waiting.len() < before
     }
 
     /// Takes all locks and waits from some owners.

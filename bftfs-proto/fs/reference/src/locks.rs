@@ -91,12 +91,16 @@ impl Locks {
     }
 
     fn grant(&mut self) {
+        let before = self.waits.len();
         for wait in std::mem::take(&mut self.waits) {
             if self.blockers(wait.ino, wait.owner, &wait.lock).is_empty() {
                 self.take(wait.ino, wait.owner, &wait.lock);
             } else {
                 self.waits.push(wait);
             }
+        }
+        if self.waits.len() < before {
+            self.grant();
         }
     }
 

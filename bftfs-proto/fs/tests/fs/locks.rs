@@ -178,6 +178,18 @@ fn a_lock_to_write_that_becomes_one_to_read_lets_readers_in() {
 }
 
 #[test]
+fn one_that_is_granted_may_let_in_who_came_before() {
+    let mut locks = Locks::new();
+    locks.take(C, Write, 0, 7);
+    assert_eq!(locks.wait(A, Write, 7, 9), Ok(Reply::Waiting));
+    assert_eq!(locks.wait(B, Read, 0, 7), Ok(Reply::Waiting));
+    assert_eq!(locks.wait(A, Read, 0, 9), Ok(Reply::Waiting));
+    // A gets its lock to write, which keeps B out, and then the one to read in its place.
+    locks.release(C);
+    assert_eq!(locks.cancel(B, Read, 0, 7), HELD, "nobody is in its way any more");
+}
+
+#[test]
 fn whoever_gives_up_waiting_gets_nothing_unless_he_has_it() {
     let mut locks = Locks::new();
     locks.take(A, Write, 0, 9);
