@@ -6,6 +6,7 @@
 //! replicas decided on.
 
 mod locks;
+mod looks;
 mod perform;
 mod ranges;
 mod xattr;
@@ -16,6 +17,7 @@ use bftfs_fs::{
     Attributes, Credentials, Entry, Errno, FileType, Ino, Outcome, RenameMode, Reply, Time,
 };
 use bytes::Bytes;
+pub use looks::looks;
 use xattr::{Acl, granted};
 
 const BLOCK: u64 = 32 * 1024;

@@ -4,7 +4,7 @@ use bftfs_fs::{
     Allocation, Call, Credentials, FileSystem, FileType, Ino, Lock, LockKind, Operation, ROOT,
     RenameMode, SetAttributes, SetTime, Sought, Time, Touch, XattrMode, encode_outcome, masked,
 };
-use bftfs_fs_reference::{Circumstances, Reference};
+use bftfs_fs_reference::{Circumstances, Reference, looks};
 use bftfs_proto::Tree;
 use bftfs_proto::types::SessionId;
 use bytes::Bytes;
@@ -387,25 +387,10 @@ fn compare(host: &mut Host, model: &mut Reference) {
     let session = host.session.0;
     // An owner who has no locks sees those of all others.
     let lock = |start| Lock { start, end: start, kind: LockKind::Write, owner: 99, pid: 0 };
-    let looks = |ino| {
+    let all = |ino| {
         let locks = [0, 1, 3, 5, 7, 8, 9].map(|at| Operation::GetLock { ino, lock: lock(at) });
-        let others = [
-            Operation::Getattr { ino },
-            Operation::Read { ino, offset: 0, length: 80_000, touch: Touch::Never },
-            Operation::Readlink { ino, touch: Touch::Never },
-            Operation::Listxattr { ino },
-            Operation::Readdir {
-                ino,
-                cookie: 0,
-                bytes_max: 1 << 20,
-                plus: true,
-                touch: Touch::Never,
-            },
-        ];
-        locks.into_iter().chain(others)
+        locks.into_iter().chain(looks(ino, 80_000, &XATTRS))
     };
-    let values = |ino| XATTRS.map(|name| Operation::Getxattr { ino, name: name.into() });
-    let all = |ino| looks(ino).chain(values(ino));
     let operations = model.inos(|_| true).into_iter().flat_map(all).chain([Operation::Statfs]);
     for operation in operations {
         let now = host.now();

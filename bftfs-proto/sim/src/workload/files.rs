@@ -5,7 +5,7 @@ use bftfs_fs::{
     LockKind, Operation, ROOT, RenameMode, Reply, SetAttributes, SetTime, Sought, Time, Touch,
     XattrMode, decode_outcome, encode_outcome,
 };
-use bftfs_fs_reference::{Circumstances, Reference};
+use bftfs_fs_reference::{Circumstances, Reference, looks};
 use bftfs_proto::Tree;
 use bftfs_proto::client::How;
 use bftfs_proto::config::RESULT_CACHED_BYTES_MAX;
@@ -179,25 +179,9 @@ fn nobody() -> Context {
 impl Files {
     /// Compares every file of the model with what the replicas have at the end.
     fn same(&mut self, service: &FileSystem, state: &Tree) -> Result<(), Violation> {
-        let looks = |ino| {
-            [
-                Operation::Getattr { ino },
-                Operation::Read { ino, offset: 0, length: 1 << 20, touch: Touch::Never },
-                Operation::Readlink { ino, touch: Touch::Never },
-                Operation::Listxattr { ino },
-                Operation::Readdir {
-                    ino,
-                    cookie: 0,
-                    bytes_max: 1 << 20,
-                    plus: true,
-                    touch: Touch::Never,
-                },
-            ]
-        };
-        let values = |ino| XATTRS.map(|name| Operation::Getxattr { ino, name: name.into() });
-        let all = |ino| looks(ino).into_iter().chain(values(ino));
         let inos = self.model.inos(|_| true).into_iter();
-        for operation in inos.flat_map(all).chain([Operation::Statfs]) {
+        let all = inos.flat_map(|ino| looks(ino, 1 << 20, &XATTRS)).chain([Operation::Statfs]);
+        for operation in all {
             let call = Call { credentials: Credentials::default(), operation }.encode();
             let found = service.query(state, &nobody(), &call);
             let expected = self.query(&call);
