@@ -87,7 +87,9 @@ fn who_dies_lets_go_of_locks_and_waits() {
         // Nobody can tell a mount that died from one that is slow: its session goes on for a while.
         let (mut holder, mut other) = (Locker::with(&one), Locker::with(&two));
         ensure!(holder.ask("set 3 w 0 0") == "ok");
-        here.process().kill()?;
+        // Not by `kill`, which forgets it: its mount is still to be cleared.
+        here.process().signal(Signal::KILL)?;
+        ensure!(here.process().ended_within(SOON), "it is killed");
         ensure!(other.ask("set 3 w 0 0") == EAGAIN);
         ensure!(other.ask("get 3 w 0 0") == "ok w 0 0 0");
         drop(holder);
