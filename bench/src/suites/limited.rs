@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use bftfs_dev::wait_until;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::interrupt;
@@ -119,10 +120,8 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         self.signal(Signal::TERM);
-        let deadline = Instant::now() + TERM_PATIENCE;
-        while matches!(self.0.try_wait(), Ok(None)) && Instant::now() < deadline {
-            thread::sleep(POLL);
-        }
+        // Whoever is still there is killed.
+        wait_until(TERM_PATIENCE, || !matches!(self.0.try_wait(), Ok(None)));
         self.signal(Signal::KILL);
         let _ = self.0.wait();
     }
@@ -166,10 +165,6 @@ mod tests {
             stat.is_ok_and(|stat| !stat.contains(") Z "))
         };
         // It was killed; that the kernel has ended it may take a moment.
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while runs() && Instant::now() < deadline {
-            thread::sleep(POLL);
-        }
-        assert!(!runs(), "it runs on");
+        assert!(wait_until(Duration::from_secs(10), || !runs()), "it runs on");
     }
 }

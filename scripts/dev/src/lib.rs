@@ -20,5 +20,5 @@ mod status;
 pub use binaries::{command, find};
 pub use cluster::{DevCluster, Durability, Lie, ReplicaReport, UpOptions};
 pub use mount::{Mode, MountGuard, MountOptions, is_mounted, unmount};
-pub use process::{Process, cpu_time};
+pub use process::{Process, cpu_time, wait_until};
 pub use status::{Counters, query};

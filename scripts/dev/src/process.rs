@@ -163,7 +163,7 @@ impl Process {
 }
 
 /// Looks until `done` holds; tells whether it did within `patience`.
-pub(crate) fn wait_until(patience: Duration, mut done: impl FnMut() -> bool) -> bool {
+pub fn wait_until(patience: Duration, mut done: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + patience;
     loop {
         if done() {
