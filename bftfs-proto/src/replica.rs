@@ -98,6 +98,9 @@ pub struct Replica<S> {
     answered: BTreeMap<ReplicaId, Mono>,
     /// Requests with bad signatures that each replica showed since this one's last STATUS.
     forgeries: BTreeMap<ReplicaId, u32>,
+    /// Replicas that are on their way to another view, as far as their last STATUS tells: they hear
+    /// no votes of this one.
+    astray: BTreeSet<ReplicaId>,
     /// How far replicas that listen need the others to go, so that they may vote again.
     awaited: BTreeMap<ReplicaId, Seq>,
     /// This replica lost its disk and listens.

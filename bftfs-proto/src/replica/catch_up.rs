@@ -154,6 +154,11 @@ impl<S: Service> Replica<S> {
             Some(seq) => self.awaited.insert(from, seq),
             None => self.awaited.remove(&from),
         };
+        if status.view == view && status.active {
+            self.astray.remove(&from);
+        } else {
+            self.astray.insert(from);
+        }
         self.on_suspicion(from, status.view, status.suspects);
         let now = self.now.mono;
         let soon = |last: &Mono| now < last.after(STATUS_BUSY_NANOS / 2);
@@ -190,6 +195,16 @@ impl<S: Service> Replica<S> {
         let batches: Vec<(Seq, Digest)> = after.filter_map(decided).collect();
         if !batches.is_empty() && !self.broken(Fault::HideDecided) {
             self.send_to(to, Message::Decided(Decided { batches }));
+        }
+    }
+
+    /// Whoever left the view alone, as one liar can bring it to, is told at once what the others
+    /// decide: their clients may need its answers, for the liar need not give any.
+    pub(super) fn tell_astray(&mut self, seq: Seq) {
+        let decided = self.log.get(seq).and_then(|slot| slot.decided);
+        let Some(digest) = decided.filter(|_| self.views.active) else { return };
+        for id in self.astray.clone() {
+            self.send_to(id, Message::Decided(Decided { batches: alloc::vec![(seq, digest)] }));
         }
     }
 

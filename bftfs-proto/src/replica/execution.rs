@@ -98,6 +98,7 @@ impl<S: Service> Replica<S> {
                 self.answer(request.client, request.tag(), request.replier, answer);
             }
         }
+        self.tell_astray(seq);
         self.measure_primary(seq);
         for digest in &batch.requests {
             self.pool.order(digest, seq);

@@ -410,6 +410,12 @@ impl Pool {
         self.pending_that(done).iter().for_each(|digest| self.executed(digest));
     }
 
+    /// The requests that wait to be executed.
+    pub(super) fn pending(&self) -> impl Iterator<Item = &Request> {
+        let bodies = self.pending.iter().filter_map(|(_, digest)| self.bodies.get(digest));
+        bodies.map(|body| &body.request)
+    }
+
     fn pending_that(&self, done: impl Fn(&Request) -> bool) -> Vec<Digest> {
         let is_done =
             |digest: &Digest| self.bodies.get(digest).is_none_or(|body| done(&body.request));

@@ -1,6 +1,6 @@
 //! Beginning again from the disk: a checkpoint, then the journal (`docs/protocol.md`, restart).
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -175,6 +175,7 @@ impl<S: Service> Replica<S> {
             last_status: now.mono,
             answered: BTreeMap::new(),
             forgeries: BTreeMap::new(),
+            astray: BTreeSet::new(),
             awaited: BTreeMap::new(),
             amnesia: None,
             diverged: false,

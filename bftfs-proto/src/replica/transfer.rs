@@ -16,11 +16,12 @@ use bytes::Bytes;
 use crate::auth::Reject;
 use crate::config::{FETCH_BLOCKS_MAX, STATUS_BUSY_NANOS};
 use crate::engine::{Output, Record};
-use crate::message::{Checkpoint, Fetch, StateRoot};
+use crate::message::{Checkpoint, Fetch, Request, StateRoot, Tag};
 use crate::service::Service;
-use crate::types::{Mono, ReplicaId, Seq};
+use crate::types::{ClientId, Mono, ReplicaId, Seq};
 
 use super::checkpoint::is_certificate;
+use super::state::{Kept, Standing};
 use super::{Fault, Loaded, Replica};
 
 /// A state on its way here.
@@ -126,6 +127,15 @@ impl<S: Service> Replica<S> {
         Ok(())
     }
 
+    /// What clients wait for that others executed: it came with the state.
+    fn answers_due(&self) -> Vec<(ClientId, Tag, Kept)> {
+        let due = |request: &Request| match self.state.standing(request) {
+            Standing::Executed(kept) => Some((request.client, request.tag(), kept)),
+            Standing::Fresh | Standing::Refused(_) => None,
+        };
+        self.pool.pending().filter_map(due).collect()
+    }
+
     fn start_transfer(&mut self, certificate: Vec<Checkpoint>, root: StateRoot) {
         if let Some(stalled) = self.transfer.take() {
             let of_it = |what: &Fetch| match what {
@@ -214,6 +224,9 @@ impl<S: Service> Replica<S> {
         self.begun = seq;
         self.checkpoints.install(root, transfer.certificate);
         self.cut_log(seq);
+        for (client, tag, kept) in self.answers_due() {
+            self.answer_again(client, tag, kept);
+        }
         self.pool.discard_if(|request| self.state.is_done(request));
         let mut snapshots = self.state.seal();
         snapshots.rewrite = true;
