@@ -40,6 +40,9 @@ const MEASURED_MIN: u64 = 16;
 const SLOW_NANOS: u64 = 20_000_000;
 /// How many times as long as the rest of the protocol it may.
 const SLOW_FACTOR: u64 = 4;
+/// How many times as long as it may let requests wait one of them counts, at most: three within
+/// eight batches are too many, and one never is.
+const HICCUP_FACTOR: u64 = 4;
 /// A request that takes this part of the time that it may take, in the mean, takes little.
 const BRISK_PART: u64 = 8;
 
@@ -67,7 +70,8 @@ impl Conduct {
 
     fn measure(&mut self, waited: u64, rest: u64) {
         let mean = |old: u64, new: u64| old - old / 8 + new / 8;
-        self.waited = mean(self.waited, waited);
+        // One hiccup is nobody's fault, however long it was.
+        self.waited = mean(self.waited, waited.min(self.slow().saturating_mul(HICCUP_FACTOR)));
         self.rest = mean(self.rest, rest);
         self.measured += 1;
     }
@@ -79,8 +83,12 @@ impl Conduct {
     }
 
     fn is_slow(&self) -> bool {
-        let bound = SLOW_NANOS.max(self.rest.saturating_mul(SLOW_FACTOR));
-        self.measured >= MEASURED_MIN && self.waited > bound
+        self.measured >= MEASURED_MIN && self.waited > self.slow()
+    }
+
+    /// What it may let requests wait in the mean.
+    fn slow(&self) -> u64 {
+        SLOW_NANOS.max(self.rest.saturating_mul(SLOW_FACTOR))
     }
 }
 
@@ -96,6 +104,9 @@ impl<S: Service> Replica<S> {
         }
         if self.is_catching_up() {
             return None;
+        }
+        if self.is_served_slowly() {
+            return Some(views.since);
         }
         if views.active {
             let rest = views.timeout.saturating_sub(RELAY_NANOS);
@@ -120,6 +131,7 @@ impl<S: Service> Replica<S> {
         while due(self) {
             if self.views.active
                 && !self.views.conduct.condemned
+                && !self.is_served_slowly()
                 && let Some(owed) = self.pool.owed()
                 && !self.is_owed(&owed.digest)
             {
@@ -156,9 +168,13 @@ impl<S: Service> Replica<S> {
         if !self.views.active || self.is_catching_up() || self.is_primary() {
             return false;
         }
-        let settled = now >= self.views.since.after(GRACE_NANOS);
         let untimely = self.views.conduct.untimely.is_some_and(|at| now < at.after(UNTIMELY_NANOS));
-        untimely || (settled && self.views.conduct.is_slow()) || self.is_unfair()
+        untimely || self.is_unfair()
+    }
+
+    fn is_served_slowly(&self) -> bool {
+        let settled = self.now.mono >= self.views.since.after(GRACE_NANOS);
+        self.views.active && settled && !self.is_primary() && self.views.conduct.is_slow()
     }
 
     /// The primary proposed a time that this replica cannot accept: its clock is wrong, or this one.
@@ -348,5 +364,21 @@ mod tests {
         assert_eq!(halvings(50, 100, 80, 1000), [0; 0], "the primary takes too long");
         assert_eq!(halvings(50, 10, 180, 1000), [0; 0], "all that follows takes too long");
         assert_eq!(halvings(15, 0, 0, 1000), [0; 0], "it has not shown it yet");
+    }
+
+    /// Whether a primary is slow that lets so many of the last batches wait for `waited`.
+    fn is_slow_after(hiccups: usize, waited: u64) -> bool {
+        let mut conduct = Conduct::default();
+        (0..64).for_each(|_| conduct.measure(1_000_000, 2_000_000));
+        (0..hiccups).for_each(|_| conduct.measure(waited, 2_000_000));
+        conduct.is_slow()
+    }
+
+    #[test]
+    fn a_primary_is_slow_that_lets_requests_wait_again_and_again_but_not_for_one_hiccup() {
+        assert!(!is_slow_after(1, 3_600_000_000_000), "a whole hour");
+        assert!(is_slow_after(3, 100_000_000));
+        assert!(!is_slow_after(64, SLOW_NANOS), "as long as it may");
+        assert!(is_slow_after(64, SLOW_NANOS * 2));
     }
 }
