@@ -72,6 +72,8 @@ pub struct Replica<S> {
     checkpoints: Checkpoints,
     /// What is asked of others, by its hash.
     wants: BTreeMap<Fetch, Want>,
+    /// How often in a row each other replica did not give what it was asked for.
+    unanswered: BTreeMap<ReplicaId, u32>,
     /// Slots whose proposal or decided batch lacks bodies, by the body.
     blocked: BTreeMap<Digest, BTreeSet<Seq>>,
     transfer: Option<Transfer>,

@@ -1,6 +1,7 @@
 //! Asking for what is missing and giving what others lack. Driven by state, not by connections:
 //! each replica says where it is (STATUS), and its peers send again what it has not (TOCS'02, 5.2).
 
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use bftfs_state::Digest;
@@ -26,13 +27,18 @@ const RESEND_SEQS_MAX: usize = 32;
 /// Requests that no client signed and that one backup may show its primary in one STATUS period.
 const FORGERIES_MAX: u32 = 16;
 
+/// How often in a row a replica may fail to give what it is asked for, and be asked like others.
+const UNANSWERED_MAX: u32 = 3;
+
 /// Something asked for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Want {
     /// When it is asked for next.
     pub(super) due: Mono,
     /// How often it was asked for: each time of another replica.
     attempts: u32,
+    /// Who was asked since all were, the last one last.
+    asked: Vec<ReplicaId>,
 }
 
 impl<S: Service> Replica<S> {
@@ -42,7 +48,7 @@ impl<S: Service> Replica<S> {
             Fetch::Request(_) => self.now.mono.after(FETCH_PAUSE_NANOS),
             Fetch::Batch(_) | Fetch::Stable(_) | Fetch::Block(_) => self.now.mono,
         };
-        self.wants.entry(what).or_insert(Want { due, attempts: 0 });
+        self.wants.entry(what).or_insert(Want { due, attempts: 0, asked: Vec::new() });
     }
 
     pub(super) fn on_timeout(&mut self) {
@@ -70,58 +76,84 @@ impl<S: Service> Replica<S> {
     /// Asks for everything that is due, each thing of one replica at a time, in turn.
     fn ask(&mut self) {
         let now = self.now.mono;
-        let due = |(what, want): (&Fetch, &Want)| (want.due <= now).then_some((*what, *want));
-        let due: Vec<(Fetch, Want)> = self.wants.iter().filter_map(due).collect();
-        let me = self.me;
-        for id in self.cluster.ids().filter(|id| *id != me) {
-            let of_this = due.iter().filter(|(what, want)| self.asked(what, want.attempts) == id);
-            let wanted: Vec<Fetch> = of_this.map(|(what, _)| *what).collect();
-            for part in wanted.chunks(BATCH_REQUESTS_MAX) {
-                self.send_to(id, Message::Fetch(part.to_vec()));
-            }
-        }
-        for (what, mut want) in due {
+        let due = self.wants.iter().filter(|(_, want)| want.due <= now);
+        let due: Vec<Fetch> = due.map(|(what, _)| *what).collect();
+        let mut wanted: BTreeMap<ReplicaId, Vec<Fetch>> = BTreeMap::new();
+        let mut silent = BTreeSet::new();
+        for what in due {
+            let Some(mut want) = self.wants.remove(&what) else { continue };
+            silent.extend(want.asked.last().copied());
             if self.is_given_up(&what, want.attempts) {
-                self.wants.remove(&what);
                 continue;
             }
+            let next = self.whom_to_ask(&what, &mut want.asked);
+            wanted.entry(next).or_default().push(what);
+            if let Some(primary) =
+                self.proposer(&what).filter(|id| want.attempts == 0 && *id != next)
+            {
+                wanted.entry(primary).or_default().push(what);
+            }
             want.attempts += 1;
+            want.asked.push(next);
             let pause = match what {
                 Fetch::Block(_) => FETCH_BLOCK_PAUSE_NANOS,
                 Fetch::Request(_) | Fetch::Batch(_) | Fetch::Stable(_) => FETCH_PAUSE_NANOS,
             };
-            let pause = pause.saturating_mul(u64::from(want.attempts.min(16)));
-            want.due = now.after(pause);
+            want.due = now.after(pause.saturating_mul(u64::from(want.attempts.min(16))));
             self.wants.insert(what, want);
+        }
+        for id in silent {
+            let times = self.unanswered.entry(id).or_default();
+            *times = times.saturating_add(1);
+        }
+        for (id, wanted) in wanted {
+            for part in wanted.chunks(BATCH_REQUESTS_MAX) {
+                self.send_to(id, Message::Fetch(part.to_vec()));
+            }
         }
     }
 
     /// Something else came than was asked for: another replica is asked at once, if it was this
     /// one that was to answer.
     pub(super) fn ask_another(&mut self, from: ReplicaId, what: &Fetch) {
-        let Some(mut want) = self.wants.get(what).copied() else { return };
-        if want.attempts > 0 && self.asked(what, want.attempts - 1) == from {
-            want.due = self.now.mono;
-            self.wants.insert(*what, want);
+        let now = self.now.mono;
+        if let Some(want) = self.wants.get_mut(what).filter(|want| want.asked.last() == Some(&from))
+        {
+            want.due = now;
         }
     }
 
-    /// Whom to ask for the next time: all in turn, first who has most likely got it. That is the
-    /// primary where it proposed: with a client that sends to it alone, and a backup that is mute,
-    /// asking elsewhere can take until an honest primary is suspected.
-    fn asked(&self, what: &Fetch, attempts: u32) -> ReplicaId {
+    /// Who is asked for this first whatever it answered before: the primary for what it proposed.
+    /// With a client that sends to it alone, and a backup that is mute, asking elsewhere can take
+    /// until an honest primary is suspected.
+    fn proposer(&self, what: &Fetch) -> Option<ReplicaId> {
+        let proposed = matches!(what, Fetch::Request(_)) && !self.is_primary();
+        proposed.then(|| self.cluster.primary(self.view))
+    }
+
+    /// Whom to ask next: all in turn, first who has most likely got it, and last whoever does not
+    /// answer of late: a liar that leaves a replica out must not cost it a pause for each thing.
+    fn whom_to_ask(&self, what: &Fetch, asked: &mut Vec<ReplicaId>) -> ReplicaId {
         let n = u32::try_from(self.cluster.n()).unwrap_or(u32::MAX);
         let next = ReplicaId((self.me.0 + 1) % n);
         let first = match what {
-            Fetch::Request(_) if !self.is_primary() => self.cluster.primary(self.view),
+            Fetch::Request(_) => self.proposer(what).unwrap_or(next),
             // Others stand by it; the primary of all may leave this replica out.
             Fetch::Batch(_) => ReplicaId((self.cluster.primary(self.view).0 + 1) % n),
             // So that one replica need not give a whole state.
             Fetch::Block(digest) => ReplicaId(u32::from(digest.0[0]) % n),
-            _ => next,
+            Fetch::Stable(_) => next,
         };
-        let others = (0..n).map(|step| ReplicaId((first.0 + step) % n)).filter(|id| *id != self.me);
-        others.cycle().nth((attempts % n.saturating_sub(1).max(1)) as usize).unwrap_or(next)
+        if asked.len() + 1 >= self.cluster.n() {
+            asked.clear();
+        }
+        let others = (0..n).map(|step| ReplicaId((first.0 + step) % n));
+        let others = others.filter(|id| *id != self.me && !asked.contains(id));
+        let silence = |id: &ReplicaId| {
+            let times = self.unanswered.get(id).copied().unwrap_or(0);
+            if times < UNANSWERED_MAX { 0 } else { times }
+        };
+        others.min_by_key(silence).unwrap_or(next)
     }
 
     pub(super) fn send_status(&mut self) {
@@ -202,7 +234,8 @@ impl<S: Service> Replica<S> {
     /// decide: their clients may need its answers, for the liar need not give any.
     pub(super) fn tell_astray(&mut self, seq: Seq) {
         let decided = self.log.get(seq).and_then(|slot| slot.decided);
-        let Some(digest) = decided.filter(|_| self.views.active) else { return };
+        let told = self.views.active && !self.broken(Fault::HideDecided);
+        let Some(digest) = decided.filter(|_| told) else { return };
         for id in self.astray.clone() {
             self.send_to(id, Message::Decided(Decided { batches: alloc::vec![(seq, digest)] }));
         }
@@ -285,12 +318,18 @@ impl<S: Service> Replica<S> {
 
     /// Content came. It is used iff it was asked for and hashes to the name it was asked by.
     pub(super) fn on_data(&mut self, from: ReplicaId, data: Data) -> Result<(), Reject> {
+        // A certificate comes unasked, too.
+        let answers = !matches!(data, Data::Stable(..));
         match data {
             Data::Request(request) => self.on_request_body(from, request),
             Data::Batch(batch) => self.on_batch(&batch),
             Data::Stable(certificate, root) => self.on_stable_data(certificate, &root),
             Data::Block(digest, bytes) => self.on_block(from, digest, bytes),
+        }?;
+        if answers {
+            self.unanswered.remove(&from);
         }
+        Ok(())
     }
 
     /// A batch that was decided or chosen, and was not here.

@@ -175,6 +175,7 @@ impl<S: Service> Replica<S> {
             last_status: now.mono,
             answered: BTreeMap::new(),
             forgeries: BTreeMap::new(),
+            unanswered: BTreeMap::new(),
             astray: BTreeSet::new(),
             awaited: BTreeMap::new(),
             amnesia: None,
