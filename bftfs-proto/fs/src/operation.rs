@@ -1,4 +1,7 @@
-//! What clients ask and what they are told: file-system calls as data.
+//! What clients ask: file-system calls as data.
+
+mod reply;
+mod traits;
 
 use alloc::vec::Vec;
 
@@ -7,11 +10,12 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::allocate::Allocation;
-use crate::attributes::{Attributes, FileType, Ino, SetTime, Statistics};
-use crate::errno::Errno;
+use crate::attributes::{FileType, Ino, SetTime};
 use crate::locks::Lock;
 use crate::registry::Client;
 use crate::seek::Sought;
+
+pub use reply::{Entry, Outcome, Reply};
 
 /// Most bytes of one [`Operation::Read`]; asking for more gets this many.
 pub const READ_BYTES_MAX: u32 = 1 << 20;
@@ -35,7 +39,7 @@ pub mod access {
 }
 
 /// A file-system call. What each returns and why it may be refused is in POSIX and
-/// `docs/semantics.md`; any can be refused with [`Errno::EINVAL`] and [`Errno::ESTALE`].
+/// `docs/semantics.md`; any can be refused with [`crate::Errno::EINVAL`] and [`crate::Errno::ESTALE`].
 ///
 /// An operation that moves the time of last access changes something; [`Touch`] says whether it does.
 /// `mode` has permission bits, to which the caller's umask is applied already; see [`masked`].
@@ -119,7 +123,7 @@ pub enum Operation {
     /// Opens a regular file that is made if the name is free. Gives [`Reply::Attributes`].
     ///
     /// An existing file is opened as by [`Self::Open`]. If the name stands for something that is
-    /// neither a regular file nor a directory the answer is [`Errno::ESTALE`]: look it up again.
+    /// neither a regular file nor a directory the answer is [`crate::Errno::ESTALE`]: look it up again.
     Create {
         /// The directory.
         parent: Ino,
@@ -258,7 +262,7 @@ pub enum Operation {
         name: Bytes,
     },
     /// Searches an open file for data or a hole (lseek(2)). Gives [`Reply::Found`], or
-    /// [`Reply::Reached`] if the search goes on from there; [`Errno::ENXIO`] if there is none.
+    /// [`Reply::Reached`] if the search goes on from there; [`crate::Errno::ENXIO`] if there is none.
     Seek {
         /// Which file.
         ino: Ino,
@@ -329,7 +333,7 @@ pub enum Operation {
         owner: u64,
     },
     /// Says what a client may do, and which key it has; for administrators. Gives
-    /// [`Reply::Done`], or [`Errno::EBUSY`] while it cannot yet be told where files lie: then it is
+    /// [`Reply::Done`], or [`crate::Errno::EBUSY`] while it cannot yet be told where files lie: then it is
     /// to be asked again until it can.
     SetClient {
         /// Which client. It need not be known yet.
@@ -414,204 +418,4 @@ pub struct SetAttributes {
     pub atime: Option<SetTime>,
     /// Last change.
     pub mtime: Option<SetTime>,
-}
-
-/// What became of a call.
-pub type Outcome = Result<Reply, Errno>;
-
-/// What a call that was not refused gives.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Reply {
-    /// Nothing more to say.
-    Done,
-    /// The attributes that the file has now.
-    Attributes(Attributes),
-    /// What was read.
-    Data(#[serde(skip)] Bytes),
-    /// Where a symbolic link points to.
-    Target(Bytes),
-    /// What is in a directory.
-    Entries {
-        /// In ascending order of their cookies.
-        entries: Vec<Entry>,
-        /// Whether there are no more.
-        end: bool,
-    },
-    /// How full the file system is.
-    Statistics(Statistics),
-    /// What was written.
-    Written {
-        /// How many bytes: all, but for [`Operation::Copy`].
-        count: u32,
-        /// The attributes that the file has now.
-        attributes: Attributes,
-    },
-    /// A name was removed or moved.
-    Removed {
-        /// The file that has no name left and is kept for this session; release it.
-        kept: Option<Ino>,
-    },
-    /// Where what was sought begins.
-    Found(u64),
-    /// How far one operation came: ask again from there.
-    Reached(u64),
-    /// The lock is held, or given up.
-    Locked {
-        /// Whether its owner holds any lock of the file now.
-        any: bool,
-    },
-    /// Others are in the way of a lock; its owner waits.
-    Waiting,
-    /// The first lock in the way, if there is one. Owner and process are 0 if it is of another
-    /// session.
-    Conflict(Option<Lock>),
-    /// Clients and what they may do.
-    Clients {
-        /// In ascending order of their ids, at most [`crate::registry::CLIENTS_PAGE`].
-        clients: Vec<(ClientId, Client)>,
-        /// Whether there are no more.
-        end: bool,
-    },
-}
-
-/// One name in a directory.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
-    /// Its place: later ones are greater. 1 is `.`, 2 is `..`; a cookie is never used again.
-    pub cookie: u64,
-    /// Which file.
-    pub ino: Ino,
-    /// What kind of file.
-    pub kind: FileType,
-    /// The name.
-    pub name: Bytes,
-    /// The file's attributes, if they were asked for.
-    pub attributes: Option<Attributes>,
-}
-
-impl Operation {
-    /// Whether the operation changes nothing whatever the state is, so that it need not be
-    /// ordered. With [`Touch::Relative`] only the state tells.
-    #[must_use]
-    pub const fn is_read_only(&self) -> bool {
-        match self {
-            Self::Lookup { .. }
-            | Self::Getattr { .. }
-            | Self::Access { .. }
-            | Self::Statfs
-            | Self::Seek { .. }
-            | Self::GetLock { .. }
-            | Self::ListClients { .. } => true,
-            Self::Readlink { touch, .. }
-            | Self::Read { touch, .. }
-            | Self::Readdir { touch, .. } => matches!(touch, Touch::Never),
-            Self::Open { truncate, .. } => !*truncate,
-            Self::Getxattr { .. } | Self::Listxattr { .. } => true,
-            _ => false,
-        }
-    }
-
-    /// What it does about the time of last access.
-    #[must_use]
-    pub const fn touch(&self) -> Touch {
-        match self {
-            Self::Readlink { touch, .. }
-            | Self::Read { touch, .. }
-            | Self::Readdir { touch, .. } => *touch,
-            _ => Touch::Never,
-        }
-    }
-
-    /// A word for it, for counters and logs.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Null => "null",
-            Self::Lookup { .. } => "lookup",
-            Self::Getattr { .. } => "getattr",
-            Self::Access { .. } => "access",
-            Self::Readlink { .. } => "readlink",
-            Self::Read { .. } => "read",
-            Self::Readdir { .. } => "readdir",
-            Self::Statfs => "statfs",
-            Self::Open { .. } => "open",
-            Self::Setattr { .. } => "setattr",
-            Self::Create { .. } => "create",
-            Self::Mknod { .. } => "mknod",
-            Self::Mkdir { .. } => "mkdir",
-            Self::Symlink { .. } => "symlink",
-            Self::Link { .. } => "link",
-            Self::Unlink { .. } => "unlink",
-            Self::Rmdir { .. } => "rmdir",
-            Self::Rename { .. } => "rename",
-            Self::Write { .. } => "write",
-            Self::Release { .. } => "release",
-            Self::Setxattr { .. } => "setxattr",
-            Self::Getxattr { .. } => "getxattr",
-            Self::Listxattr { .. } => "listxattr",
-            Self::Removexattr { .. } => "removexattr",
-            Self::Seek { .. } => "seek",
-            Self::Allocate { .. } => "allocate",
-            Self::Copy { .. } => "copy",
-            Self::SetLock { .. } => "set-lock",
-            Self::GetLock { .. } => "get-lock",
-            Self::CancelLock { .. } => "cancel-lock",
-            Self::ReleaseLocks { .. } => "release-locks",
-            Self::SetClient { .. } => "set client",
-            Self::RevokeClient { .. } => "revoke client",
-            Self::ListClients { .. } => "list clients",
-        }
-    }
-
-    /// The inodes that it names, which a rule may forbid. What a session keeps or has locked
-    /// is its own: what lets go of that names none. Whatever names none asks for nobody's rights.
-    pub(crate) fn inos(&mut self) -> impl Iterator<Item = &mut Ino> {
-        let (first, second) = match self {
-            Self::Lookup { parent: ino, .. }
-            | Self::Getattr { ino }
-            | Self::Access { ino, .. }
-            | Self::Readlink { ino, .. }
-            | Self::Read { ino, .. }
-            | Self::Readdir { ino, .. }
-            | Self::Open { ino, .. }
-            | Self::Setattr { ino, .. }
-            | Self::Create { parent: ino, .. }
-            | Self::Mknod { parent: ino, .. }
-            | Self::Mkdir { parent: ino, .. }
-            | Self::Symlink { parent: ino, .. }
-            | Self::Unlink { parent: ino, .. }
-            | Self::Rmdir { parent: ino, .. }
-            | Self::Write { ino, .. }
-            | Self::Setxattr { ino, .. }
-            | Self::Getxattr { ino, .. }
-            | Self::Listxattr { ino }
-            | Self::Removexattr { ino, .. }
-            | Self::Seek { ino, .. }
-            | Self::Allocate { ino, .. }
-            | Self::SetLock { ino, .. }
-            | Self::GetLock { ino, .. } => (Some(ino), None),
-            Self::Copy { ino, target, .. } => (Some(ino), Some(target)),
-            Self::Link { ino, parent, .. } => (Some(ino), Some(parent)),
-            Self::Rename { parent, new_parent, .. } => (Some(parent), Some(new_parent)),
-            Self::Null
-            | Self::Statfs
-            | Self::Release { .. }
-            | Self::CancelLock { .. }
-            | Self::ReleaseLocks { .. }
-            | Self::SetClient { .. }
-            | Self::RevokeClient { .. }
-            | Self::ListClients { .. } => (None, None),
-        };
-        first.into_iter().chain(second)
-    }
-
-    /// Leaves the time of last access alone.
-    pub(crate) fn look_only(&mut self) {
-        if let Self::Readlink { touch, .. }
-        | Self::Read { touch, .. }
-        | Self::Readdir { touch, .. } = self
-        {
-            *touch = Touch::Never;
-        }
-    }
 }
