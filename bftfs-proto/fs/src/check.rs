@@ -1,5 +1,6 @@
 //! Finds damage: every rule that the tables keep, recomputed from all of them.
 
+mod attendance;
 mod locks;
 
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -13,11 +14,12 @@ use bftfs_state::{Entry, Found, Tree};
 use serde::de::DeserializeOwned;
 
 use crate::acl::{Acl, AclKind};
+use crate::attendance::{Attendance, Limbo, Unnamed};
 use crate::attributes::{FileType, Ino, ROOT};
 use crate::directory::entry_bytes;
 use crate::layout::{
-    self, BLOCK_BYTES, COOKIE_FIRST, Dentry, FILE_BYTES_MAX, Garbage, INDEX_KEY, Inode,
-    NAME_BYTES_MAX, REGISTRY_KEY, Slot, Superblock, TARGET_BYTES_MAX, table,
+    self, ATTENDANCE_KEY, BLOCK_BYTES, COOKIE_FIRST, Dentry, FILE_BYTES_MAX, Garbage, INDEX_KEY,
+    Inode, NAME_BYTES_MAX, REGISTRY_KEY, Slot, Superblock, TARGET_BYTES_MAX, table,
 };
 use crate::locks::{FileLocks, SessionLocks};
 use crate::registry::{Client, Registry};
@@ -47,6 +49,7 @@ pub fn check(tree: &Tree) -> Vec<Damage> {
     tables.check_names();
     tables.check_inodes();
     tables.check_orphans();
+    tables.check_attendance();
     tables.check_xattrs();
     tables.check_forks();
     tables.check_locks();
@@ -65,8 +68,12 @@ struct Tables {
     /// Blocks of each fork: the end of the last one, and their bytes.
     forks: BTreeMap<u64, (u64, u64)>,
     targets: BTreeMap<Ino, u64>,
-    /// Kept files and how often each is.
+    /// Kept files and how many sessions keep each.
     orphans: BTreeMap<Ino, u64>,
+    attendance: Option<Attendance>,
+    attendants: BTreeMap<SessionId, u64>,
+    limbo: BTreeMap<u64, Limbo>,
+    unnamed: BTreeMap<Ino, Unnamed>,
     xattrs: BTreeMap<Ino, Xattrs>,
     garbage: BTreeSet<Garbage>,
     locks: BTreeMap<Ino, FileLocks>,
@@ -99,10 +106,6 @@ fn record<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     }
 }
 
-fn number(key: &[u8]) -> Option<u64> {
-    Some(u64::from_be_bytes(key.get(1..)?.try_into().ok()?))
-}
-
 impl Tables {
     /// Takes in one key; `None` if it belongs to no table or its record is none.
     fn read(&mut self, key: &[u8], entry: Entry<'_>) -> Option<()> {
@@ -110,7 +113,7 @@ impl Tables {
         match *key.first()? {
             table::SUPERBLOCK if key.len() == 1 => self.superblock = Some(record(&bytes)?),
             table::INODE => {
-                self.inodes.insert(Ino(number(key)?), record(&bytes)?);
+                self.inodes.insert(Ino(layout::number_of(key)?), record(&bytes)?);
             }
             table::DENTRY => {
                 let (directory, name) = layout::split_named(key)?;
@@ -128,7 +131,7 @@ impl Tables {
                 *held += entry.len() as u64;
             }
             table::TARGET if (1..=TARGET_BYTES_MAX).contains(&entry.len()) => {
-                self.targets.insert(Ino(number(key)?), entry.len() as u64);
+                self.targets.insert(Ino(layout::number_of(key)?), entry.len() as u64);
             }
             table::ORPHAN if entry.is_empty() => {
                 let (_, ino) = layout::split_two(key)?;
@@ -139,10 +142,11 @@ impl Tables {
             }
             table::XATTR if entry.len() <= VALUE_BYTES_MAX => self.read_xattr(key, entry)?,
             table::LOCKS => {
-                self.locks.insert(Ino(number(key)?), record(&entry.read())?);
+                self.locks.insert(Ino(layout::number_of(key)?), record(&entry.read())?);
             }
             table::SESSION_LOCKS if key.len() == 9 => {
-                self.session_locks.insert(SessionId(number(key)?), record(&entry.read())?);
+                self.session_locks
+                    .insert(SessionId(layout::number_of(key)?), record(&entry.read())?);
             }
             table::SESSION_LOCKS if entry.is_empty() => {
                 let (session, ino) = layout::split_two(key)?;
@@ -157,6 +161,16 @@ impl Tables {
             }
             table::INDEX if entry.is_empty() => {
                 self.named.insert(layout::split_indexed(key)?);
+            }
+            table::ATTENDANCE if key == ATTENDANCE_KEY => self.attendance = Some(record(&bytes)?),
+            table::ATTENDANCE => {
+                self.attendants.insert(SessionId(layout::number_of(key)?), record(&bytes)?);
+            }
+            table::LIMBO => {
+                self.limbo.insert(layout::number_of(key)?, record(&bytes)?);
+            }
+            table::UNNAMED => {
+                self.unnamed.insert(Ino(layout::number_of(key)?), record(&bytes)?);
             }
             _ => return None,
         }
@@ -268,10 +282,6 @@ impl Tables {
         self.require(inode.is_directory() || nlink == parents.len(), || {
             format!("inode {ino} counts {nlink} names but has {}", parents.len())
         });
-        let kept = self.orphans.get(&ino).copied().unwrap_or(0);
-        self.require(kept == u64::from(nlink == 0), || {
-            format!("inode {ino} with {nlink} names is kept {kept} times")
-        });
     }
 
     fn check_marks(&mut self, ino: Ino, inode: &Inode) {
@@ -326,13 +336,6 @@ impl Tables {
         self.require(inode.held == held, || {
             format!("file {ino} holds {held} bytes but counts {}", inode.held)
         });
-    }
-
-    fn check_orphans(&mut self) {
-        let lost: Vec<_> =
-            self.orphans.keys().filter(|ino| !self.inodes.contains_key(ino)).collect();
-        let lost = lost.len();
-        self.require(lost == 0, || format!("{lost} kept files do not exist"));
     }
 
     /// Attributes belong to an inode, or are garbage.

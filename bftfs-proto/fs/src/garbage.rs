@@ -25,6 +25,7 @@ impl Change<'_> {
     /// Lets go of all files that this session kept, and of its locks, now or with the operations
     /// that follow. Locks go first: others wait for them.
     pub(crate) fn close_session(&mut self) {
+        self.stop_attending();
         self.sweep_locks(self.session);
         let orphans = Garbage::Session(self.session);
         let kept = self.tree.prefix(&orphans.prefix()).next().is_some();
@@ -35,8 +36,7 @@ impl Change<'_> {
 
     fn free_orphan(&mut self, session: SessionId, ino: Ino) {
         if self.tree.remove(&layout::orphan_key(session, ino)) {
-            let inode = self.view().inode(ino).expect("an orphan is an inode");
-            self.free(ino, &inode);
+            self.keep_less(ino);
         }
     }
 
@@ -59,10 +59,11 @@ impl Change<'_> {
         }
     }
 
-    /// Removes garbage, and builds the index, as far as this operation may. Every operation ends
-    /// with it.
+    /// Removes garbage and what leaves limbo, and builds the index, as far as this operation may.
+    /// Every operation ends with it.
     pub(crate) fn sweep(&mut self) {
         self.build_index();
+        self.sweep_limbo();
         while self.removals > 0
             && let Some((key, _)) = self.tree.prefix(&[table::GARBAGE]).next()
         {

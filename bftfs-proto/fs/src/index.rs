@@ -26,12 +26,15 @@ impl View<'_> {
     }
 
     /// Whether an inode lies within the directory `top`, or is it: a directory by its parents, a
-    /// file by any of its names.
+    /// file by any of its names, or in limbo by its last.
     pub(crate) fn is_within(&self, ino: Ino, top: Ino) -> bool {
         let Ok(inode) = self.inode(ino) else { return false };
         let mut steps = STEPS_MAX;
         if inode.is_directory() {
             return self.leads_to(ino, top, &mut steps);
+        }
+        if inode.nlink == 0 {
+            return self.was_within(ino, top);
         }
         let mut from = layout::named_key(ino, Ino(0), 0);
         let end = layout::named_key(ino, Ino(u64::MAX), u64::MAX);

@@ -241,13 +241,15 @@ impl Change<'_> {
         inode.ctime = self.now;
     }
 
-    /// Takes a name's worth from an inode. Without names it is freed, or kept for this session,
-    /// which is then told.
-    pub(crate) fn lose_name(&mut self, ino: Ino, keep: bool) -> Option<Ino> {
+    /// Takes a name in `directory` from an inode. Without names it is freed, or kept for this
+    /// session, which is then told, and for others that may have it open.
+    pub(crate) fn lose_name(&mut self, ino: Ino, directory: Ino, keep: bool) -> Option<Ino> {
         let mut inode = self.view().inode(ino).expect("a name stands for an inode");
         inode.nlink = if inode.is_directory() { 0 } else { inode.nlink - 1 };
         inode.ctime = self.now;
-        if inode.nlink == 0 && !keep {
+        let is_last = inode.nlink == 0;
+        let concerns_others = is_last && self.view().concerns_others(&inode);
+        if is_last && !keep && !concerns_others {
             self.free(ino, &inode);
             return None;
         }
@@ -255,9 +257,12 @@ impl Change<'_> {
             inode.parent = ino;
         }
         self.save(ino, &inode);
-        let kept = (inode.nlink == 0).then_some(ino);
+        let kept = (is_last && keep).then_some(ino);
         if kept.is_some() {
             self.tree.insert(&layout::orphan_key(self.session, ino), Vec::new());
+        }
+        if concerns_others {
+            self.enter_limbo(ino, directory, keep);
         }
         kept
     }

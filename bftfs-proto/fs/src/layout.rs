@@ -21,6 +21,10 @@
 //! client      12 client             Client
 //! index       13                    raw key: names of files below it are in the index of names
 //! named       13 ino dir cookie     nothing: a file that is no directory has a name there
+//! attendance  14                    Attendance: how many sessions attend, and how far they are
+//! attendant   14 session            u64: up to which number in limbo the session has heard
+//! limbo       15 number             Limbo: a file without names that sessions may have open
+//! unnamed     16 ino                Unnamed: how often a file is kept that is or was in limbo
 //! ```
 //! A fork is the contents of a file. It starts with the file's own number and gets a new one when
 //! a big file is cut, so that the old blocks can be removed later. Bytes that no block holds are
@@ -81,6 +85,9 @@ pub(crate) mod table {
     pub(crate) const SESSION_LOCKS: u8 = 11;
     pub(crate) const CLIENT: u8 = 12;
     pub(crate) const INDEX: u8 = 13;
+    pub(crate) const ATTENDANCE: u8 = 14;
+    pub(crate) const LIMBO: u8 = 15;
+    pub(crate) const UNNAMED: u8 = 16;
 }
 
 /// Bits of an inode's mode that nobody is shown: which of the attributes that rules ask about it
@@ -297,6 +304,26 @@ pub(crate) fn session_locks_key(session: SessionId) -> [u8; 9] {
 
 pub(crate) fn locked_key(session: SessionId, ino: Ino) -> [u8; 17] {
     two(table::SESSION_LOCKS, session.0, ino.0)
+}
+
+/// Who attends, as a whole.
+pub(crate) const ATTENDANCE_KEY: &[u8] = &[table::ATTENDANCE];
+
+pub(crate) fn attendant_key(session: SessionId) -> [u8; 9] {
+    one(table::ATTENDANCE, session.0)
+}
+
+pub(crate) fn limbo_key(number: u64) -> [u8; 9] {
+    one(table::LIMBO, number)
+}
+
+pub(crate) fn unnamed_key(ino: Ino) -> [u8; 9] {
+    one(table::UNNAMED, ino.0)
+}
+
+/// The number of a key of one number.
+pub(crate) fn number_of(key: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(key.get(1..)?.try_into().ok()?))
 }
 
 /// The registry of clients as a whole.

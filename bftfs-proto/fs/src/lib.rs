@@ -10,6 +10,7 @@ extern crate std;
 
 mod acl;
 mod allocate;
+mod attendance;
 mod attributes;
 mod call;
 mod check;

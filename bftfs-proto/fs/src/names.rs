@@ -174,7 +174,7 @@ impl Change<'_> {
         }
         self.detach(parent, name, dentry);
         self.edit_superblock(|superblock| superblock.used_bytes -= entry_bytes(name));
-        Ok(Reply::Removed { kept: self.lose_name(dentry.ino, keep) })
+        Ok(Reply::Removed { kept: self.lose_name(dentry.ino, parent, keep) })
     }
 
     pub(crate) fn rmdir(&mut self, parent: Ino, name: &[u8], keep: bool) -> Outcome {
@@ -186,6 +186,6 @@ impl Change<'_> {
         }
         self.detach(parent, name, dentry);
         self.edit_superblock(|superblock| superblock.used_bytes -= entry_bytes(name));
-        Ok(Reply::Removed { kept: self.lose_name(dentry.ino, keep) })
+        Ok(Reply::Removed { kept: self.lose_name(dentry.ino, parent, keep) })
     }
 }

@@ -25,7 +25,7 @@ pub const WRITE_BYTES_MAX: usize = 1 << 20;
 pub const READDIR_BYTES_MAX: u32 = 1 << 20;
 /// Most bytes of one [`Operation::Copy`]; asking for more gets this many.
 pub const COPY_BYTES_MAX: u64 = 1 << 20;
-/// Most inodes in one [`Operation::Release`]; more are refused.
+/// Most inodes in one [`Operation::Release`] or [`Operation::Hold`]; more are refused.
 pub const RELEASES_MAX: usize = 1024;
 
 /// Bits of an access mask, as of access(2).
@@ -350,6 +350,19 @@ pub enum Operation {
     ListClients {
         /// The last client that is known already.
         after: Option<ClientId>,
+    },
+    /// From now on, until it ends, this session is to hear of files that lose their last name.
+    /// None of them is gone before it was, unless it takes longer than a session may go unused.
+    /// Gives [`Reply::Unlinked`]. To be asked again from time to time.
+    Attend {
+        /// The number up to which the session has heard, and holds what it has open.
+        seen: u64,
+    },
+    /// Keeps files without names for this session until it releases them or ends. Gives
+    /// [`Reply::Held`].
+    Hold {
+        /// At most [`RELEASES_MAX`].
+        inos: Vec<Ino>,
     },
 }
 

@@ -136,7 +136,7 @@ impl Change<'_> {
             return None;
         }
         self.edit_superblock(|superblock| superblock.used_bytes -= entry_bytes(from.name));
-        self.lose_name(there.ino, keep)
+        self.lose_name(there.ino, to.parent, keep)
     }
 
     fn move_to(&mut self, dentry: Dentry, spot: &Spot<'_>) {

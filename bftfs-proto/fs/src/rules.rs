@@ -104,8 +104,11 @@ impl Rule {
             Operation::Access { mask, .. } | Operation::Open { mask, .. } if writes(mask) => {
                 Err(Errno::EROFS)
             }
-            // A client gives back what it had before it was told to change nothing.
+            // A client gives back what it had before it was told to change nothing, and keeps
+            // what it has open.
             Operation::Null
+            | Operation::Attend { .. }
+            | Operation::Hold { .. }
             | Operation::Release { .. }
             | Operation::CancelLock { .. }
             | Operation::ReleaseLocks { .. } => Ok(()),
@@ -167,7 +170,11 @@ impl Admitted {
         let Some(top) = self.top else { return Ok(()) };
         let Call { credentials: who, operation } = &mut self.call;
         let view = View { tree, who, session: NO_SESSION };
-        let all = operation.inos().all(|&mut ino| view.is_within(ino, top) || is_kept(ino));
+        let is_in = |ino| view.is_within(ino, top) || is_kept(ino);
+        if let Operation::Hold { inos } = operation {
+            inos.retain(|&ino| is_in(ino));
+        }
+        let all = operation.inos().all(|&mut ino| is_in(ino));
         if all { Ok(()) } else { Err(Errno::ESTALE) }
     }
 
@@ -195,6 +202,11 @@ impl Admitted {
                     hide(&mut entry.ino);
                     entry.attributes.iter_mut().for_each(|attributes| hide(&mut attributes.ino));
                 }
+            }
+            Reply::Unlinked { inos, .. } => {
+                let who = &Credentials::default();
+                let view = View { tree, who, session: NO_SESSION };
+                inos.retain(|&ino| view.is_within(ino, top));
             }
             _ => {}
         }

@@ -203,6 +203,8 @@ fn perform(change: &mut Change<'_>, operation: &Operation) -> Outcome {
             change.write(ino, offset, append, data)
         }
         Operation::Release { ref inos } => change.release(inos),
+        Operation::Attend { seen } => change.attend(seen),
+        Operation::Hold { ref inos } => change.hold(inos),
         Operation::SetClient { client, ref record } => change.set_client(client, record),
         Operation::RevokeClient { client } => change.revoke_client(client),
         Operation::SetLock { ino, ref lock, wait } => change.set_lock(ino, lock, wait),

@@ -209,8 +209,13 @@ fn kind(pick: &mut Pick<'_>) -> FileType {
 
 /// A well-formed operation on `known` inodes, which need not be one that may succeed.
 fn operation(pick: &mut Pick<'_>, known: &[Ino]) -> Operation {
-    match pick.below(26) {
+    match pick.below(28) {
         22..=25 => locking(pick, known),
+        26 => Operation::Attend { seen: pick.number(8) },
+        27 => {
+            let count = pick.index(4);
+            Operation::Hold { inos: (0..count).map(|_| ino(pick, known)).collect() }
+        }
         0..=9 => change(pick, known),
         10 => Operation::Null,
         11 => Operation::Lookup { parent: ino(pick, known), name: name(pick) },

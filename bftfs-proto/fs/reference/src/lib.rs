@@ -5,6 +5,7 @@
 //! the file service compare the two after every operation, the simulator along the order that the
 //! replicas decided on.
 
+mod limbo;
 mod locks;
 mod looks;
 mod perform;
@@ -91,6 +92,7 @@ pub struct Reference {
     next: u64,
     /// Files without a name, by the session that keeps them.
     kept: BTreeSet<(u64, u64)>,
+    limbo: limbo::Limbo,
     locks: locks::Locks,
 }
 
@@ -157,6 +159,7 @@ impl Reference {
             inodes_max,
             next: 1,
             kept: BTreeSet::new(),
+            limbo: limbo::Limbo::default(),
             locks: locks::Locks::default(),
         };
         let root = Credentials::default();
@@ -256,12 +259,12 @@ impl Reference {
         if self.stat(ino).nlink > 0 {
             return Ok(Reply::Removed { kept: None });
         }
+        self.at(ino).parent = ino;
         if keep {
-            self.at(ino).parent = ino;
             self.kept.insert((at.session, ino));
-        } else {
-            self.remove_file(ino);
         }
+        self.enter_limbo(at.session, ino);
+        self.bury();
         Ok(Reply::Removed { kept: keep.then_some(Ino(ino)) })
     }
 
@@ -352,13 +355,23 @@ impl Reference {
         self.locks.release(|file, _| file == ino);
     }
 
-    /// A session ends: what it kept is gone, and so are its locks.
+    /// A session ends: what it alone kept is gone, and so are its locks.
     pub fn close(&mut self, session: u64) {
         self.locks.release(|_, owner| owner.0 == session);
-        let gone: Vec<_> = self.kept.iter().filter(|kept| kept.0 == session).copied().collect();
-        for kept in gone {
-            self.kept.remove(&kept);
-            self.remove_file(kept.1);
+        self.kept.retain(|kept| kept.0 != session);
+        self.limbo.forget(session);
+        self.bury();
+    }
+
+    /// Files without a name that nobody keeps are gone.
+    fn bury(&mut self) {
+        let files = self.files.keys().copied();
+        let gone = files.filter(|&ino| {
+            let kept = self.kept.iter().any(|kept| kept.1 == ino) || self.limbo.has(ino);
+            self.stat(ino).nlink == 0 && !kept
+        });
+        for ino in gone.collect::<Vec<_>>() {
+            self.remove_file(ino);
         }
     }
 

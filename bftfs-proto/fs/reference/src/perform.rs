@@ -52,12 +52,13 @@ impl Reference {
             }
             Operation::Release { inos } => {
                 for ino in inos {
-                    if self.kept.remove(&(at.session, ino.0)) {
-                        self.remove_file(ino.0);
-                    }
+                    self.kept.remove(&(at.session, ino.0));
                 }
+                self.bury();
                 Ok(Reply::Done)
             }
+            Operation::Attend { seen } => Ok(self.attend(at, *seen)),
+            Operation::Hold { inos } => Ok(self.hold(at, inos)),
             Operation::Write { ino, offset, append, data } => {
                 self.write(at, *ino, (!append).then_some(*offset), data)
             }

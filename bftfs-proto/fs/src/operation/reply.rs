@@ -67,6 +67,20 @@ pub enum Reply {
         /// Whether there are no more.
         end: bool,
     },
+    /// Files that lost their last name and that sessions may have open.
+    Unlinked {
+        /// The number to say next time, when those that the session has open are held.
+        seen: u64,
+        /// In the order in which they lost it.
+        inos: Vec<Ino>,
+        /// Whether there is more to hear or to do: ask again at once.
+        more: bool,
+    },
+    /// Which of the files are kept for this session now.
+    Held {
+        /// In the order in which they were asked for.
+        inos: Vec<Ino>,
+    },
 }
 
 /// One name in a directory.

@@ -74,6 +74,8 @@ impl Operation {
             Self::SetClient { .. } => "set client",
             Self::RevokeClient { .. } => "revoke client",
             Self::ListClients { .. } => "list clients",
+            Self::Attend { .. } => "attend",
+            Self::Hold { .. } => "hold",
         }
     }
 
@@ -114,7 +116,9 @@ impl Operation {
             | Self::ReleaseLocks { .. }
             | Self::SetClient { .. }
             | Self::RevokeClient { .. }
-            | Self::ListClients { .. } => (None, None),
+            | Self::ListClients { .. }
+            | Self::Attend { .. }
+            | Self::Hold { .. } => (None, None),
         };
         first.into_iter().chain(second)
     }

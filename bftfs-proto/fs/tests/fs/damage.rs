@@ -28,6 +28,12 @@ fn full() -> Host {
     let rule = Some(Rule { subtree: Some(dir), ..Rule::default() });
     let record = Client { rule, ..Client::default() };
     host.root(Operation::SetClient { client: ClientId(2), record }).expect("confined");
+    host.make(create(dir, "u", 0o644));
+    for session in [1, 2] {
+        host.session = SessionId(session);
+        host.root(Operation::Attend { seen: 0 }).expect("attends");
+    }
+    host.root(unlink_kept(dir, "u")).expect("removed");
     host
 }
 
@@ -36,7 +42,7 @@ fn a_missing_key_is_found_whichever_it_is() {
     let host = full();
     let keys: Vec<Vec<u8>> = host.tree.prefix(&[]).map(|(key, _)| key.into()).collect();
     let tables: std::collections::BTreeSet<u8> = keys.iter().map(|key| key[0]).collect();
-    assert_eq!(tables, (1..=13).filter(|table| *table != 8).collect());
+    assert_eq!(tables, (1..=16).filter(|table| *table != 8).collect());
     for key in keys {
         let mut tree = host.tree.clone();
         tree.remove(&key);
@@ -92,6 +98,12 @@ fn keys_of_no_table_and_malformed_records_are_found() {
         (&[12; 4], &[0, 0, 0]),
         (&[13; 25], &[]),
         (&[13], &[]),
+        (&[14; 9], &[0]),
+        (&[14; 10], &[0]),
+        (&[15; 9], &[2, 0]),
+        (&[15; 8], &[2, 0]),
+        (&[16; 9], &[1, 0]),
+        (&[16; 9], &[]),
     ] {
         let mut host = full();
         host.tree.insert(key, record);

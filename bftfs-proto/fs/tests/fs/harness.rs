@@ -13,6 +13,7 @@ use bytes::Bytes;
 pub(crate) struct Host {
     pub(crate) service: FileSystem,
     pub(crate) tree: Tree,
+    pub(crate) client: ClientId,
     pub(crate) session: SessionId,
     /// Nanoseconds; the next operation has one more.
     pub(crate) time: u64,
@@ -30,11 +31,12 @@ impl Host {
         let mut tree = Tree::new();
         service.genesis(&mut tree);
         let time = 1_700_000_000_000_000_000;
-        Self { service, tree, session: SessionId(1), time, checked: true }
+        let (client, session) = (ClientId(1), SessionId(1));
+        Self { service, tree, client, session, time, checked: true }
     }
 
     fn context(&self) -> Context {
-        Context { client: ClientId(1), session: self.session, time: Wall(self.time) }
+        Context { client: self.client, session: self.session, time: Wall(self.time) }
     }
 
     /// Orders the bytes of a call.

@@ -6,6 +6,7 @@ mod damage;
 mod document;
 mod harness;
 mod keeping;
+mod limbo;
 mod locks;
 mod model;
 mod names;

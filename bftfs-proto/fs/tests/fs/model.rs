@@ -1,5 +1,7 @@
 //! Random operations, on the file service and on the model of it.
 
+mod unnamed;
+
 use bftfs_fs::{
     Allocation, Call, Credentials, FileSystem, FileType, Ino, Lock, LockKind, Operation, ROOT,
     RenameMode, SetAttributes, SetTime, Sought, Time, Touch, XattrMode, encode_outcome, masked,
@@ -108,9 +110,12 @@ fn aim(operation: &mut Operation, model: &Reference) {
         | Operation::Getxattr { ino, .. }
         | Operation::Listxattr { ino }
         | Operation::Removexattr { ino, .. } => choose(ino, &all),
-        Operation::Release { inos } => inos.iter_mut().for_each(|ino| choose(ino, &all)),
+        Operation::Release { inos } | Operation::Hold { inos } => {
+            inos.iter_mut().for_each(|ino| choose(ino, &all));
+        }
         Operation::Null
         | Operation::Statfs
+        | Operation::Attend { .. }
         | Operation::SetClient { .. }
         | Operation::RevokeClient { .. }
         | Operation::ListClients { .. } => {}
@@ -262,6 +267,8 @@ fn changing() -> BoxedStrategy<Operation> {
             Operation::Setattr { ino, set, open }
         }),
         1 => vec(ino(), 0..8).prop_map(|inos| Operation::Release { inos }),
+        1 => vec(ino(), 0..8).prop_map(|inos| Operation::Hold { inos }),
+        1 => prop_oneof![0..9_u64, Just(u64::MAX)].prop_map(|seen| Operation::Attend { seen }),
     ]
     .boxed()
 }
