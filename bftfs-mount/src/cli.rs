@@ -42,6 +42,10 @@ pub struct Cli {
     /// How long to wait for a quorum of replicas before the mount fails.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     pub connect_timeout: Duration,
+    /// How often the replicas are told that the mount is there, and asked what others unlinked:
+    /// three times before they forget it.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration, hide = true)]
+    pub renewal: Duration,
     /// Answer every connection on this Unix socket with the counters, as JSON.
     #[arg(long, value_name = "PATH")]
     pub stats_socket: Option<PathBuf>,

@@ -35,8 +35,6 @@ pub const EXIT_MOUNT: u8 = 32;
 const LOG: &str = "info,fuser=error";
 /// How long the last answers, and the good-bye to the replicas, may take.
 const FAREWELL: Duration = Duration::from_secs(5);
-/// How often the replicas are told that the mount is there: three times before they forget it.
-const RENEWAL: Duration = Duration::from_nanos(bftfs_proto::config::SESSION_NANOS / 3);
 /// The root directory.
 const ROOT: u64 = bftfs_fs::ROOT.0;
 
@@ -89,7 +87,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
     let replicas = Replicas { client: client.clone(), timeout: cli.timeout };
     let volume = Volume::new(replicas, options.policy(mode));
     reach(&client, &volume, cli.connect_timeout).or_status(EXIT_MOUNT)?;
-    volume.keep_session(RENEWAL);
+    attend(&volume, cli.renewal, cli.connect_timeout);
 
     let mount = Mount { mode, options, mountpoint, cluster, client, volume, stats: Arc::default() };
     let socket = cli.stats_socket.as_deref().map(|path| mount.answer_on(path));
@@ -259,6 +257,18 @@ fn reach(
         Ok(Err(error)) => Err(anyhow!(error).context("the replicas do not show the root")),
         Err(_) => bail!("{readiness}, but they do not agree on an answer within {timeout:?}"),
     }
+}
+
+/// Tells the replicas that the mount is there, before anything can be open in it. If they do not
+/// answer in time it goes on trying.
+fn attend(volume: &Volume<Replicas>, every: Duration, timeout: Duration) {
+    let (answer, answered) = mpsc::channel();
+    volume.keep_session(every, move |told| {
+        // Nobody listens any more if the answer comes too late.
+        let _sent = answer.send(told);
+    });
+    // What went wrong is in the log.
+    let _told = answered.recv_timeout(timeout);
 }
 
 /// A process in the background has another working directory.

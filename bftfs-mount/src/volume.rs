@@ -13,6 +13,7 @@
 //! | opendir | one fast read; in `ro-lookup` it fetches the first part of the listing too |
 //! | readdir of what was fetched already | none |
 //! | flush, release of who has no locks; fsync, fsyncdir | none |
+//! | open of what another mount unlinks meanwhile | one ordered more |
 //! | getlk | one fast read |
 //! | unlock of who has no locks | none |
 //! | all others, open with `O_TRUNC` | one ordered |
@@ -35,17 +36,17 @@ mod mode;
 mod names;
 mod ranges;
 mod timer;
+mod unnamed;
 mod wire;
 mod xattr;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bftfs_fs::{Attributes, Credentials, Ino, Operation, RELEASES_MAX, SetAttributes, Statistics};
+use bftfs_fs::{Attributes, Credentials, Ino, Operation, SetAttributes, Statistics};
 use bftfs_proto::client::{Failure, How};
 use bytes::Bytes;
-use tracing::warn;
 
 pub use caller::Process;
 pub use cluster::{Cluster, Done};
@@ -60,6 +61,7 @@ use gate::{Gate, Permit};
 use handles::Handles;
 use locks::Locks;
 use timer::Timer;
+use unnamed::Unnamed;
 use wire::Answer;
 
 /// An error number as system calls return them.
@@ -77,17 +79,9 @@ struct Inner<C> {
     groups: Groups,
     files: Files,
     handles: Handles,
-    releases: Mutex<Releases>,
+    unnamed: Unnamed,
     locks: Locks,
     timer: Arc<Timer>,
-}
-
-/// Unlinked files that were kept for nothing any more.
-#[derive(Default)]
-struct Releases {
-    waiting: Vec<Ino>,
-    /// A release is under way; what waits goes with the next.
-    busy: bool,
 }
 
 /// A request on its way.
@@ -124,7 +118,7 @@ impl<C: Cluster> Volume<C> {
             groups: Groups::default(),
             files: Files::default(),
             handles: Handles::default(),
-            releases: Mutex::default(),
+            unnamed: Unnamed::default(),
             locks: Locks::default(),
             timer: Arc::default(),
         };
@@ -238,59 +232,11 @@ impl<C: Cluster> Volume<C> {
         let done = move |result| {
             if matches!(result, Err(Failure::SessionLost)) {
                 volume.session_lost();
+                volume.attend_anew();
             }
             done(result);
         };
         self.inner.cluster.submit(bytes, how, Box::new(done));
-    }
-
-    /// From now on tells the replicas from time to time that this mount is there. They close a
-    /// session that goes unused ([`bftfs_proto::config::SESSION_NANOS`]), and with it go its locks.
-    pub fn keep_session(&self, every: Duration) {
-        let inner = Arc::downgrade(&self.inner);
-        let renew = move || {
-            let Some(inner) = inner.upgrade() else { return };
-            let volume = Self { inner };
-            volume.ask_free(Credentials::default(), Operation::Null, |renewed: Result<(), _>| {
-                if let Err(error) = renewed {
-                    warn!("the session could not be renewed: {error}");
-                }
-            });
-            volume.keep_session(every);
-        };
-        self.inner.timer.after(every, Box::new(renew));
-    }
-
-    /// Tells the replicas that a file without a name is not open here any more. Nobody waits for
-    /// that; what comes while one such message is under way goes with the next.
-    fn let_go(&self, ino: Ino) {
-        let mut releases = self.inner.releases.lock().unwrap_or_else(PoisonError::into_inner);
-        releases.waiting.push(ino);
-        if !releases.busy {
-            releases.busy = true;
-            drop(releases);
-            self.send_releases();
-        }
-    }
-
-    fn send_releases(&self) {
-        let mut releases = self.inner.releases.lock().unwrap_or_else(PoisonError::into_inner);
-        let keep = releases.waiting.len().saturating_sub(RELEASES_MAX);
-        let inos = releases.waiting.split_off(keep);
-        releases.busy = !inos.is_empty();
-        drop(releases);
-        if inos.is_empty() {
-            return;
-        }
-        let volume = self.clone();
-        let done = move |released: Result<(), Error>| {
-            if let Err(error) = released {
-                // The replicas let go of them when this mount's session ends.
-                warn!("unlinked files could not be released: {error}");
-            }
-            volume.send_releases();
-        };
-        self.ask_free(Credentials::default(), Operation::Release { inos }, done);
     }
 }
 

@@ -38,13 +38,39 @@ impl<C: Cluster> Volume<C> {
         let request = self.prepare(who.clone(), operation, order);
         let volume = self.clone();
         let opened = move |result: Result<Attributes, Error>| {
-            if result.is_err() {
-                volume.closed(ino);
+            let end = {
+                let volume = volume.clone();
+                move |result: Result<(), Error>| {
+                    if result.is_err() {
+                        volume.closed(ino);
+                    }
+                    then(result.map(|()| volume.inner.handles.insert(Handle::file(ino, who))));
+                }
+            };
+            match result {
+                Ok(attributes) if attributes.nlink == 0 => volume.keep_opened(ino, end),
+                result => end(result.map(drop)),
             }
-            then(result.map(|_| volume.inner.handles.insert(Handle::file(ino, who))));
         };
         let volume = self.clone();
         self.inner.files.open(ino, Box::new(move || volume.send(request, opened)));
+    }
+
+    /// A file was opened that another mount unlinked meanwhile, maybe before this one heard that
+    /// and said that it does not have it open.
+    fn keep_opened(&self, ino: Ino, then: impl Then<()>) {
+        if self.inner.files.without_names(vec![ino]).is_empty() {
+            return then(Ok(()));
+        }
+        let volume = self.clone();
+        self.hold(vec![ino], move |held| {
+            if held.is_err() {
+                // Perhaps it is kept.
+                let _open = volume.inner.files.orphaned(ino);
+            }
+            let kept = |held: Vec<Ino>| if held.is_empty() { Err(Error::STALE) } else { Ok(()) };
+            then(held.and_then(kept));
+        });
     }
 
     /// Opens a regular file, made if the name is free; returns its attributes and its handle.
@@ -66,13 +92,15 @@ impl<C: Cluster> Volume<C> {
             mask: how.mask,
             truncate: how.truncate,
         };
+        let request = self.prepare(who.clone(), operation, How::Ordered);
+        let ticket = self.inner.files.creation_starts();
         let volume = self.clone();
-        let opener = who.clone();
-        self.ask_for(opener, operation, How::Ordered, move |made: Result<Attributes, Error>| {
+        self.send(request, move |made: Result<Attributes, Error>| {
+            let created = made.as_ref().ok().map(|attributes| attributes.ino);
+            volume.inner.files.creation_ends(ticket, created);
             then(made.map(|attributes| {
-                let ino = attributes.ino;
-                volume.inner.files.created(ino);
-                (attributes, volume.inner.handles.insert(Handle::file(ino, who)))
+                let handle = Handle::file(attributes.ino, who);
+                (attributes, volume.inner.handles.insert(handle))
             }));
         });
     }

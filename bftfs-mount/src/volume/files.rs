@@ -4,6 +4,9 @@
 //! them to keep it if it may be open here, and releases it at the last close. To know that, an
 //! open counts from the moment it is asked for. An unlink that found nothing open asks for no
 //! keeping; opens that come while it is under way wait for it, because it may hit their file.
+//!
+//! What other mounts unlink is kept if it is open here when this one hears of it. A file that is
+//! being created has no number yet: what was heard waits until it has.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -27,6 +30,7 @@ struct Table {
     bare_unlinks: usize,
     /// Opens that wait for them.
     parked: Vec<Action>,
+    creations: Pending,
 }
 
 /// One file that is open, or about to be.
@@ -35,9 +39,41 @@ struct Open {
     handles: usize,
     /// It has no name any more: to be released at the last close.
     orphan: bool,
-    next_write: u64,
-    writes: BTreeSet<u64>,
-    syncs: Vec<(u64, Action)>,
+    writes: Pending,
+}
+
+/// What is under way, and what is to be done when all of it that has begun by then has ended.
+#[derive(Default)]
+struct Pending {
+    last: u64,
+    running: BTreeSet<u64>,
+    waiting: Vec<(u64, Action)>,
+}
+
+impl Pending {
+    fn start(&mut self) -> u64 {
+        self.last += 1;
+        self.running.insert(self.last);
+        self.last
+    }
+
+    /// What is to be done now.
+    fn end(&mut self, ticket: u64) -> Vec<Action> {
+        self.running.remove(&ticket);
+        let oldest = self.running.first().copied().unwrap_or(u64::MAX);
+        let (ready, waiting) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition::<Vec<_>, _>(|(last, _)| *last < oldest);
+        self.waiting = waiting;
+        ready.into_iter().map(|(_, action)| action).collect()
+    }
+
+    /// Gives the action back if it is to be done now.
+    fn after(&mut self, action: Action) -> Option<Action> {
+        let Some(last) = self.running.last().copied() else { return Some(action) };
+        self.waiting.push((last, action));
+        None
+    }
 }
 
 impl fmt::Debug for Table {
@@ -63,9 +99,33 @@ impl Files {
         ask();
     }
 
-    /// Counts a file that was just created and is open by that.
-    pub(super) fn created(&self, ino: Ino) {
-        self.lock().open.entry(ino).or_default().handles += 1;
+    /// A file is about to be created; returns the ticket.
+    pub(super) fn creation_starts(&self) -> u64 {
+        self.lock().creations.start()
+    }
+
+    /// It was created and is open by that, or was not.
+    pub(super) fn creation_ends(&self, ticket: u64, created: Option<Ino>) {
+        let mut table = self.lock();
+        if let Some(ino) = created {
+            table.open.entry(ino).or_default().handles += 1;
+        }
+        let ready = table.creations.end(ticket);
+        drop(table);
+        ready.into_iter().for_each(|action| action());
+    }
+
+    /// Does `action` when every file is counted whose creation has begun.
+    pub(super) fn after_creations(&self, action: Action) {
+        let ready = self.lock().creations.after(action);
+        ready.into_iter().for_each(|action| action());
+    }
+
+    /// Which of these files, that have no name any more, are open here and not known to be kept.
+    pub(super) fn without_names(&self, mut inos: Vec<Ino>) -> Vec<Ino> {
+        let table = self.lock();
+        inos.retain(|ino| table.open.get(ino).is_some_and(|open| !open.orphan));
+        inos
     }
 
     /// Counts a close, or an open that failed. True if the file must be released.
@@ -108,38 +168,22 @@ impl Files {
 
     /// A write to `ino` begins; returns its ticket.
     pub(super) fn write_starts(&self, ino: Ino) -> u64 {
-        let mut table = self.lock();
-        let Some(open) = table.open.get_mut(&ino) else { return 0 };
-        open.next_write += 1;
-        open.writes.insert(open.next_write);
-        open.next_write
+        self.lock().open.get_mut(&ino).map_or(0, |open| open.writes.start())
     }
 
     /// The write with this ticket is answered: syncs that waited for it go on.
     pub(super) fn write_ends(&self, ino: Ino, ticket: u64) {
-        let mut table = self.lock();
-        let Some(open) = table.open.get_mut(&ino) else { return };
-        open.writes.remove(&ticket);
-        let oldest = open.writes.first().copied().unwrap_or(u64::MAX);
-        let (ready, waiting) = std::mem::take(&mut open.syncs)
-            .into_iter()
-            .partition::<Vec<_>, _>(|(last, _)| *last < oldest);
-        open.syncs = waiting;
-        drop(table);
-        ready.into_iter().for_each(|(_, action)| action());
+        let ready = self.lock().open.get_mut(&ino).map(|open| open.writes.end(ticket));
+        ready.into_iter().flatten().for_each(|action| action());
     }
 
     /// Does `action` when every write to `ino` that has begun is answered.
     pub(super) fn after_writes(&self, ino: Ino, action: Action) {
-        let mut table = self.lock();
-        if let Some(open) = table.open.get_mut(&ino)
-            && let Some(last) = open.writes.last().copied()
-        {
-            open.syncs.push((last, action));
-            return;
-        }
-        drop(table);
-        action();
+        let ready = match self.lock().open.get_mut(&ino) {
+            Some(open) => open.writes.after(action),
+            None => Some(action),
+        };
+        ready.into_iter().for_each(|action| action());
     }
 
     /// Files open now.
@@ -180,7 +224,7 @@ mod tests {
         assert!(!files.close(Ino(7)));
         assert!(files.close(Ino(7)));
         assert_eq!(files.count(), 0);
-        files.created(Ino(7));
+        files.creation_ends(0, Some(Ino(7)));
         assert!(!files.close(Ino(7)), "a file with a name needs no release");
     }
 
@@ -202,10 +246,28 @@ mod tests {
     }
 
     #[test]
+    fn what_others_unlinked_is_looked_for_when_all_is_counted_that_is_being_created() {
+        let files = Files::default();
+        let (heard, action) = counter();
+        files.after_creations(action());
+        assert_eq!(heard.load(Ordering::SeqCst), 1, "nothing to wait for");
+        let (first, second) = (files.creation_starts(), files.creation_starts());
+        files.after_creations(action());
+        let third = files.creation_starts();
+        files.creation_ends(second, None);
+        assert_eq!(heard.load(Ordering::SeqCst), 1);
+        files.creation_ends(first, Some(Ino(7)));
+        assert_eq!(heard.load(Ordering::SeqCst), 2);
+        files.creation_ends(third, Some(Ino(9)));
+        assert!(!files.orphaned(Ino(9)));
+        assert_eq!(files.without_names(vec![Ino(9), Ino(7), Ino(8)]), [Ino(7)]);
+    }
+
+    #[test]
     fn a_sync_waits_for_the_writes_before_it_only() {
         let files = Files::default();
         let (synced, action) = counter();
-        files.created(Ino(7));
+        files.creation_ends(0, Some(Ino(7)));
         files.after_writes(Ino(7), action());
         assert_eq!(synced.load(Ordering::SeqCst), 1, "nothing to wait for");
         let (a, b) = (files.write_starts(Ino(7)), files.write_starts(Ino(7)));

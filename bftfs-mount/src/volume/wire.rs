@@ -113,6 +113,36 @@ impl Answer for Removed {
     }
 }
 
+/// Files that lost their last name.
+pub(super) struct Unlinked {
+    /// What to say when those are kept that are open.
+    pub(super) seen: u64,
+    pub(super) inos: Vec<Ino>,
+    /// To be asked again at once.
+    pub(super) more: bool,
+}
+
+impl Answer for Unlinked {
+    fn of(reply: Reply) -> Option<Self> {
+        match reply {
+            Reply::Unlinked { seen, inos, more } => Some(Self { seen, inos, more }),
+            _ => None,
+        }
+    }
+}
+
+/// Files without a name that are kept.
+pub(super) struct Held(pub(super) Vec<Ino>);
+
+impl Answer for Held {
+    fn of(reply: Reply) -> Option<Self> {
+        match reply {
+            Reply::Held { inos } => Some(Self(inos)),
+            _ => None,
+        }
+    }
+}
+
 /// Whether a lock was granted.
 pub(super) enum Granted {
     /// It was; whether its owner has any lock of the file now.

@@ -16,7 +16,7 @@ use crate::double::Double;
 use crate::mounted::{Mounted, has_fuse};
 use crate::script;
 
-const MODES: [Mode; 3] = [Mode::Strict, Mode::Relatime, Mode::RoLookup];
+pub(crate) const MODES: [Mode; 3] = [Mode::Strict, Mode::Relatime, Mode::RoLookup];
 
 #[test]
 fn every_call_does_what_it_does_on_a_local_file_system() {
@@ -358,7 +358,7 @@ fn unlinked_files_are_let_go_when_the_last_user_closes() {
     eventually("nothing is left", || used() == before);
 }
 
-fn eventually(what: &str, holds: impl Fn() -> bool) {
+pub(crate) fn eventually(what: &str, holds: impl Fn() -> bool) {
     let start = Instant::now();
     while !holds() {
         assert!(start.elapsed() < Duration::from_secs(10), "not in time: {what}");

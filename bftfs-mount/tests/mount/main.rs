@@ -9,4 +9,5 @@ mod locks;
 mod mounted;
 mod ranges;
 mod script;
+mod unlinked;
 mod volume;

@@ -323,7 +323,7 @@ fn a_listing_is_read_ahead_and_anew_after_a_rewind() {
 fn a_mount_says_from_time_to_time_that_it_is_there() {
     let (held, volume) = Held::new();
     let before = held.double.counts().0;
-    volume.keep_session(Duration::from_millis(5));
+    volume.keep_session(Duration::from_millis(5), drop);
     let end = Instant::now() + Duration::from_secs(10);
     while held.double.counts().0 < before + 3 {
         assert!(Instant::now() < end, "an idle session is renewed");
