@@ -7,7 +7,8 @@
 //!
 //! A session that attends and does not listen delays what is freed, not for longer than sessions
 //! may go unused: by a clock that moves while others attend. An outage, in which nobody can, is no
-//! delay of anybody's.
+//! delay of anybody's. By the same clock one that was not there for as long attends no more: in a
+//! state that was brought from another cluster, nobody is.
 
 use alloc::vec::Vec;
 
@@ -23,7 +24,7 @@ use crate::operation::{Outcome, RELEASES_MAX, Reply};
 
 /// Most files that a session is told of at once: so many as one operation can remove.
 const PAGE: usize = REMOVED_BLOCKS_MAX;
-/// How long a file is in limbo at most.
+/// How long a file is in limbo at most, and a session attends without a word.
 const LIMBO_SECS: u64 = SESSION_NANOS / 1_000_000_000;
 /// The most by which the clock moves at once: mounts attend more often.
 const STEP_SECS: u64 = LIMBO_SECS / 3;
@@ -44,6 +45,15 @@ pub(crate) struct Attendance {
     clock: u64,
     /// The agreed time up to which it was moved, in seconds.
     moved: i64,
+}
+
+/// A session that attends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Attendant {
+    /// The number up to which it has heard.
+    pub(crate) heard: u64,
+    /// What the clock showed when it was last there.
+    there: u64,
 }
 
 /// A file without names that sessions may have open.
@@ -72,7 +82,11 @@ impl Attendance {
 
     /// Whether nobody need hear of a file any more.
     fn lets_go(&self, number: u64, limbo: Limbo) -> bool {
-        number <= self.heard || self.clock.saturating_sub(limbo.since) >= LIMBO_SECS
+        number <= self.heard || self.is_over(limbo.since)
+    }
+
+    fn is_over(&self, since: u64) -> bool {
+        self.clock.saturating_sub(since) >= LIMBO_SECS
     }
 }
 
@@ -81,14 +95,14 @@ impl View<'_> {
         layout::load(self.tree, ATTENDANCE_KEY).unwrap_or_default()
     }
 
-    /// Up to which number a session that attends has heard.
-    fn heard(&self, session: SessionId) -> Option<u64> {
+    fn attendant(&self, session: SessionId) -> Option<Attendant> {
         layout::load(self.tree, &layout::attendant_key(session))
     }
 
     /// Whether another session that attends may have a file open.
     pub(crate) fn concerns_others(&self, inode: &Inode) -> bool {
-        let others = || self.attendance().sessions - u64::from(self.heard(self.session).is_some());
+        let others =
+            || self.attendance().sessions - u64::from(self.attendant(self.session).is_some());
         inode.kind == FileType::Regular && others() > 0
     }
 
@@ -119,13 +133,12 @@ impl View<'_> {
         self.attendance().lets_go(number, limbo).then_some((number, limbo.ino))
     }
 
-    /// The number up to which all have heard who attend.
-    fn all_heard(&self, last: u64) -> u64 {
+    fn attendants(&self) -> impl Iterator<Item = (&[u8], Attendant)> {
         let from = layout::attendant_key(SessionId(0));
-        let heard = self.tree.range(&from, &[table::ATTENDANCE + 1]).map(|(_, record)| {
-            postcard::from_bytes(&record.read()).expect("records are as they were written")
-        });
-        heard.min().unwrap_or(last)
+        self.tree.range(&from, &[table::ATTENDANCE + 1]).map(|(key, record)| {
+            let attendant = postcard::from_bytes(&record.read());
+            (key, attendant.expect("records are as they were written"))
+        })
     }
 
     /// The directories above what is in `directory`, if anybody is confined to one.
@@ -142,11 +155,12 @@ impl Change<'_> {
     pub(crate) fn attend(&mut self, seen: u64) -> Outcome {
         let view = self.view();
         let mut attendance = view.attendance();
-        let before = view.heard(self.session);
-        let seen = seen.max(before.unwrap_or(0)).min(attendance.last);
+        let before = view.attendant(self.session);
+        let seen = seen.max(before.map_or(0, |before| before.heard)).min(attendance.last);
         attendance.sessions += u64::from(before.is_none());
         attendance.move_clock(self.now.sec);
-        layout::store(self.tree, &layout::attendant_key(self.session), &seen);
+        let attendant = Attendant { heard: seen, there: attendance.clock };
+        layout::store(self.tree, &layout::attendant_key(self.session), &attendant);
         self.save_attendance(attendance);
         self.sweep_limbo();
 
@@ -166,11 +180,23 @@ impl Change<'_> {
         }
     }
 
-    /// Finds anew who has heard how much, if it matters.
+    /// Finds anew who attends and what all have heard, if it matters.
     fn save_attendance(&mut self, mut attendance: Attendance) {
-        let view = self.view();
-        if view.limbo(0).next().is_some() {
-            attendance.heard = view.all_heard(attendance.last);
+        if self.view().limbo(0).next().is_some() {
+            let is_gone = |attendant: &Attendant| attendance.is_over(attendant.there);
+            let all: Vec<_> = self
+                .view()
+                .attendants()
+                .map(|(key, attendant)| (key.to_vec(), attendant))
+                .collect();
+            let (gone, there): (Vec<_>, Vec<_>) =
+                all.into_iter().partition(|(_, attendant)| is_gone(attendant));
+            for (key, _) in &gone {
+                self.tree.remove(key);
+            }
+            let heard = there.iter().map(|(_, attendant)| attendant.heard).min();
+            attendance.heard = heard.unwrap_or(attendance.last);
+            attendance.sessions -= gone.len() as u64;
         }
         layout::store(self.tree, ATTENDANCE_KEY, &attendance);
     }

@@ -14,7 +14,7 @@ use bftfs_state::{Entry, Found, Tree};
 use serde::de::DeserializeOwned;
 
 use crate::acl::{Acl, AclKind};
-use crate::attendance::{Attendance, Limbo, Unnamed};
+use crate::attendance::{Attendance, Attendant, Limbo, Unnamed};
 use crate::attributes::{FileType, Ino, ROOT};
 use crate::directory::entry_bytes;
 use crate::layout::{
@@ -71,7 +71,7 @@ struct Tables {
     /// Kept files and how many sessions keep each.
     orphans: BTreeMap<Ino, u64>,
     attendance: Option<Attendance>,
-    attendants: BTreeMap<SessionId, u64>,
+    attendants: BTreeMap<SessionId, Attendant>,
     limbo: BTreeMap<u64, Limbo>,
     unnamed: BTreeMap<Ino, Unnamed>,
     xattrs: BTreeMap<Ino, Xattrs>,

@@ -21,8 +21,8 @@
 //! client      12 client             Client
 //! index       13                    raw key: names of files below it are in the index of names
 //! named       13 ino dir cookie     nothing: a file that is no directory has a name there
-//! attendance  14                    Attendance: how many sessions attend, and how far they are
-//! attendant   14 session            u64: up to which number in limbo the session has heard
+//! attendance  14                    Attendance: how many sessions attend, and their clock
+//! attendant   14 session            Attendant: a session, and how far it has heard
 //! limbo       15 number             Limbo: a file without names that sessions may have open
 //! unnamed     16 ino                Unnamed: how often a file is kept that is or was in limbo
 //! ```

@@ -15,8 +15,8 @@ const STEP: i64 = 30;
 pub(crate) struct Limbo {
     /// Files by their numbers, and since when by the clock.
     files: BTreeMap<u64, (u64, i64)>,
-    /// How far each session that attends has heard.
-    heard: BTreeMap<u64, u64>,
+    /// How far each session that attends has heard, and when it was last there by the clock.
+    heard: BTreeMap<u64, (u64, i64)>,
     last: u64,
     clock: i64,
     moved: i64,
@@ -33,7 +33,10 @@ impl Limbo {
     }
 
     fn leave(&mut self) {
-        let all = self.heard.values().min().copied().unwrap_or(u64::MAX);
+        if !self.files.is_empty() {
+            self.heard.retain(|_, (_, there)| self.clock - *there < LONGEST);
+        }
+        let all = self.heard.values().map(|(heard, _)| *heard).min().unwrap_or(u64::MAX);
         self.files.retain(|&number, (_, since)| number > all && self.clock - *since < LONGEST);
     }
 }
@@ -52,8 +55,8 @@ impl Reference {
         limbo.clock += (at.now.sec - limbo.moved).min(STEP);
         limbo.moved = at.now.sec;
         let heard = limbo.heard.entry(at.session).or_default();
-        *heard = seen.min(limbo.last).max(*heard);
-        let after = *heard + 1;
+        *heard = (seen.min(limbo.last).max(heard.0), limbo.clock);
+        let after = heard.0 + 1;
         limbo.leave();
         let told: Vec<_> =
             limbo.files.range(after..).map(|(number, file)| (*number, file.0)).collect();

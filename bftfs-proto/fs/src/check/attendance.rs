@@ -14,7 +14,8 @@ impl Tables {
             format!("{counted:?} sessions are said to attend but {found} do")
         });
         let last = attendance.map_or(0, |attendance| attendance.last);
-        let heard = self.attendants.values().max().copied().unwrap_or_default();
+        let heard =
+            self.attendants.values().map(|attendant| attendant.heard).max().unwrap_or_default();
         let given = self.limbo.keys().next_back().copied().unwrap_or_default();
         self.require(heard <= last && given <= last, || {
             format!("the last number in limbo is {last} but {given} is, and {heard} was heard of")

@@ -207,6 +207,24 @@ fn who_does_not_listen_delays_for_90_seconds_and_an_outage_delays_nobody() {
 }
 
 #[test]
+fn who_was_not_there_for_90_seconds_attends_no_more_until_it_comes_again() {
+    let (mut host, ino) = attended(&[1, 2]);
+    host.root(unlink(ROOT, "f")).expect("removed");
+    for _ in 0..10 {
+        host.time += 10 * SECOND;
+        attend(&mut host, 1, 1);
+    }
+    assert!(!exists(&mut host, ino));
+    let ino = host.make(create(ROOT, "f", 0o644)).ino;
+    host.root(unlink(ROOT, "f")).expect("removed");
+    assert!(!exists(&mut host, ino), "nobody else attends");
+    assert_eq!(attend(&mut host, 2, 0), (0, vec![], false));
+    let ino = by(&mut host, 1).make(create(ROOT, "f", 0o644)).ino;
+    host.root(unlink(ROOT, "f")).expect("removed");
+    assert!(exists(&mut host, ino), "it is there again");
+}
+
+#[test]
 fn holds_are_bounded() {
     let mut host = Host::new();
     assert_eq!(hold(&mut host, 1, &[Ino(5); RELEASES_MAX]), []);

@@ -23,4 +23,5 @@ mod posix;
 mod refusals;
 mod sharing;
 mod transcript;
+mod unlinked;
 mod workload;
