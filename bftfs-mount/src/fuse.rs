@@ -5,6 +5,7 @@
 //! remembers and turns into its own fallback: EOPNOTSUPP for `O_TMPFILE`.
 
 mod convert;
+mod replies;
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -17,15 +18,17 @@ use std::time::{Duration, Instant, SystemTime};
 use bftfs_fs::{Attributes, masked};
 use bytes::Bytes;
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock,
-    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tracing::debug;
 
 use crate::stats::{Kind, Stats};
-use crate::volume::{Cluster, Error, Listing, Process, Volume};
+use crate::volume::{Cluster, Error, Listing, Volume};
+
+use replies::process;
 
 /// Neither names nor attributes are cached by the kernel: another mount may change them.
 const TTL: Duration = Duration::ZERO;
@@ -81,72 +84,6 @@ impl<C: Cluster> Fuse<C> {
     ) -> Self {
         Self { volume, stats, ended: Some(Box::new(ended)) }
     }
-
-    /// What to do with an answer: count it, then `reply` with it.
-    fn then<T, R>(
-        &self,
-        kind: Kind,
-        reply: R,
-    ) -> impl FnOnce(Result<T, Error>) + Send + use<C, T, R>
-    where
-        R: FnOnce(Result<T, Errno>) + Send + 'static,
-    {
-        let (stats, start) = (Arc::clone(&self.stats), Instant::now());
-        move |result| {
-            // Before the reply: who waited for it finds it counted.
-            stats.note(kind, start, result.is_err());
-            reply(result.map_err(convert::errno));
-        }
-    }
-
-    fn entry(
-        &self,
-        kind: Kind,
-        reply: ReplyEntry,
-    ) -> impl FnOnce(Result<Attributes, Error>) + Send + use<C> {
-        self.then(kind, move |result| match result {
-            Ok(attributes) => reply.entry(&TTL, &convert::attributes(&attributes), GENERATION),
-            Err(errno) => reply.error(errno),
-        })
-    }
-
-    fn attr(
-        &self,
-        kind: Kind,
-        reply: ReplyAttr,
-    ) -> impl FnOnce(Result<Attributes, Error>) + Send + use<C> {
-        self.then(kind, move |result| match result {
-            Ok(attributes) => reply.attr(&TTL, &convert::attributes(&attributes)),
-            Err(errno) => reply.error(errno),
-        })
-    }
-
-    fn empty(
-        &self,
-        kind: Kind,
-        reply: ReplyEmpty,
-    ) -> impl FnOnce(Result<(), Error>) + Send + use<C> {
-        self.then(kind, move |result| match result {
-            Ok(()) => reply.ok(),
-            Err(errno) => reply.error(errno),
-        })
-    }
-
-    fn xattr(
-        &self,
-        kind: Kind,
-        room: u32,
-        reply: ReplyXattr,
-    ) -> impl FnOnce(Result<Bytes, Error>) + Send + use<C> {
-        self.then(kind, move |result: Result<Bytes, _>| match result {
-            Ok(bytes) => convert::xattr(reply, room, &bytes),
-            Err(errno) => reply.error(errno),
-        })
-    }
-}
-
-fn process(request: &Request) -> Process {
-    Process { pid: request.pid(), uid: request.uid(), gid: request.gid() }
 }
 
 impl<C: Cluster> Filesystem for Fuse<C> {
@@ -175,7 +112,7 @@ impl<C: Cluster> Filesystem for Fuse<C> {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let then = self.entry(Kind::Lookup, reply);
+        let then = self.entry(request, Kind::Lookup, reply);
         self.volume.lookup(process(request), parent.0, name.as_bytes(), then);
     }
 
@@ -185,7 +122,7 @@ impl<C: Cluster> Filesystem for Fuse<C> {
     }
 
     fn getattr(&self, request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        self.volume.getattr(process(request), ino.0, self.attr(Kind::Getattr, reply));
+        self.volume.getattr(process(request), ino.0, self.attr(request, Kind::Getattr, reply));
     }
 
     fn setattr(
@@ -206,17 +143,18 @@ impl<C: Cluster> Filesystem for Fuse<C> {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let then = self.attr(Kind::Setattr, reply);
+        let then = self.attr(request, Kind::Setattr, reply);
         let changes = convert::changes(mode, uid, gid, size, atime, mtime);
         let handle = handle.map(|handle| handle.0);
         self.volume.setattr(process(request), ino.0, handle, changes, then);
     }
 
     fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
-        let then = self.then(Kind::Readlink, move |result: Result<Bytes, _>| match result {
-            Ok(target) => reply.data(&target),
-            Err(errno) => reply.error(errno),
-        });
+        let then =
+            self.then(request, Kind::Readlink, move |result: Result<Bytes, _>| match result {
+                Ok(target) => reply.data(&target),
+                Err(errno) => reply.error(errno),
+            });
         self.volume.readlink(process(request), ino.0, then);
     }
 
@@ -230,7 +168,7 @@ impl<C: Cluster> Filesystem for Fuse<C> {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let then = self.entry(Kind::Mknod, reply);
+        let then = self.entry(request, Kind::Mknod, reply);
         self.volume.mknod(
             process(request),
             parent.0,
@@ -250,18 +188,18 @@ impl<C: Cluster> Filesystem for Fuse<C> {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        let then = self.entry(Kind::Mkdir, reply);
+        let then = self.entry(request, Kind::Mkdir, reply);
         let mode = masked(mode, umask);
         self.volume.mkdir(process(request), parent.0, name.as_bytes(), mode, then);
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let then = self.empty(Kind::Unlink, reply);
+        let then = self.empty(request, Kind::Unlink, reply);
         self.volume.unlink(process(request), parent.0, name.as_bytes(), then);
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let then = self.empty(Kind::Rmdir, reply);
+        let then = self.empty(request, Kind::Rmdir, reply);
         self.volume.rmdir(process(request), parent.0, name.as_bytes(), then);
     }
 
@@ -273,7 +211,7 @@ impl<C: Cluster> Filesystem for Fuse<C> {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let then = self.entry(Kind::Symlink, reply);
+        let then = self.entry(request, Kind::Symlink, reply);
         let target = target.as_os_str().as_bytes();
         self.volume.symlink(process(request), parent.0, name.as_bytes(), target, then);
     }
@@ -288,7 +226,7 @@ impl<C: Cluster> Filesystem for Fuse<C> {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let then = self.empty(Kind::Rename, reply);
+        let then = self.empty(request, Kind::Rename, reply);
         let from = (parent.0, name.as_bytes());
         let to = (new_parent.0, new_name.as_bytes());
         self.volume.rename(process(request), from, to, flags.bits(), then);
@@ -302,15 +240,18 @@ impl<C: Cluster> Filesystem for Fuse<C> {
         new_name: &OsStr,
         reply: ReplyEntry,
     ) {
-        let then = self.entry(Kind::Link, reply);
+        let then = self.entry(request, Kind::Link, reply);
         self.volume.link(process(request), ino.0, new_parent.0, new_name.as_bytes(), then);
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let then = self.then(Kind::Open, move |result| match result {
+        let reply = move |result| match result {
             Ok(handle) => reply.opened(FileHandle(handle), FILE_FLAGS),
             Err(errno) => reply.error(errno),
-        });
+        };
+        let volume = self.volume.clone();
+        let close = move |handle| volume.release(handle);
+        let then = self.then_or(request, Kind::Open, reply, close);
         self.volume.open(process(request), ino.0, convert::open_how(flags), then);
     }
 
@@ -324,13 +265,16 @@ impl<C: Cluster> Filesystem for Fuse<C> {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let then = self.then(Kind::Create, move |result| match result {
+        let reply = move |result: Result<(Attributes, u64), _>| match result {
             Ok((attributes, handle)) => {
                 let attributes = convert::attributes(&attributes);
                 reply.created(&TTL, &attributes, GENERATION, FileHandle(handle), FILE_FLAGS);
             }
             Err(errno) => reply.error(errno),
-        });
+        };
+        let volume = self.volume.clone();
+        let close = move |(_, handle): (Attributes, u64)| volume.release(handle);
+        let then = self.then_or(request, Kind::Create, reply, close);
         let how = convert::open_how(OpenFlags(flags));
         let mode = masked(mode, umask);
         self.volume.create(process(request), parent.0, name.as_bytes(), mode, how, then);
@@ -338,7 +282,7 @@ impl<C: Cluster> Filesystem for Fuse<C> {
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -347,7 +291,7 @@ impl<C: Cluster> Filesystem for Fuse<C> {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let then = self.then(Kind::Read, move |result: Result<Bytes, _>| match result {
+        let then = self.then(request, Kind::Read, move |result: Result<Bytes, _>| match result {
             Ok(data) => reply.data(&data),
             Err(errno) => reply.error(errno),
         });
@@ -356,7 +300,7 @@ impl<C: Cluster> Filesystem for Fuse<C> {
 
     fn write(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -366,7 +310,7 @@ impl<C: Cluster> Filesystem for Fuse<C> {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let then = self.then(Kind::Write, move |result| match result {
+        let then = self.then(request, Kind::Write, move |result| match result {
             Ok(written) => reply.written(written),
             Err(errno) => reply.error(errno),
         });
@@ -376,7 +320,7 @@ impl<C: Cluster> Filesystem for Fuse<C> {
 
     fn flush(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _handle: FileHandle,
         owner: LockOwner,
@@ -384,12 +328,12 @@ impl<C: Cluster> Filesystem for Fuse<C> {
     ) {
         // Every write has been acknowledged by the cluster before its caller went on; but the
         // locks of a process go when it closes the file.
-        self.volume.flush(ino.0, owner.0, self.empty(Kind::Flush, reply));
+        self.volume.flush(ino.0, owner.0, self.empty(request, Kind::Flush, reply));
     }
 
     fn getlk(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         handle: FileHandle,
         owner: LockOwner,
@@ -399,7 +343,7 @@ impl<C: Cluster> Filesystem for Fuse<C> {
         pid: u32,
         reply: ReplyLock,
     ) {
-        let then = self.then(Kind::Getlk, move |result| match result {
+        let then = self.then(request, Kind::Getlk, move |result| match result {
             Ok(found) => convert::conflict(reply, found),
             Err(errno) => reply.error(errno),
         });
@@ -422,7 +366,7 @@ impl<C: Cluster> Filesystem for Fuse<C> {
         wait: bool,
         reply: ReplyEmpty,
     ) {
-        let then = self.empty(Kind::Setlk, reply);
+        let then = self.empty(request, Kind::Setlk, reply);
         match convert::lock(owner, (start, end), kind, pid) {
             Some(lock) => self.volume.set_lock(process(request), handle.0, lock, wait, then),
             None => then(Err(Error::INVAL)),
@@ -431,7 +375,7 @@ impl<C: Cluster> Filesystem for Fuse<C> {
 
     fn release(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         handle: FileHandle,
         _flags: OpenFlags,
@@ -440,90 +384,95 @@ impl<C: Cluster> Filesystem for Fuse<C> {
         reply: ReplyEmpty,
     ) {
         self.volume.release(handle.0);
-        self.empty(Kind::Release, reply)(Ok(()));
+        self.empty(request, Kind::Release, reply)(Ok(()));
     }
 
     fn fsync(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         handle: FileHandle,
         _data_only: bool,
         reply: ReplyEmpty,
     ) {
-        self.volume.fsync(handle.0, self.empty(Kind::Fsync, reply));
+        self.volume.fsync(handle.0, self.empty(request, Kind::Fsync, reply));
     }
 
     fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let then = self.then(Kind::Opendir, move |result| match result {
+        let reply = move |result| match result {
             Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
             Err(errno) => reply.error(errno),
-        });
+        };
+        let volume = self.volume.clone();
+        let close = move |handle| volume.releasedir(handle);
+        let then = self.then_or(request, Kind::Opendir, reply, close);
         self.volume.opendir(process(request), ino.0, then);
     }
 
     fn readdir(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         handle: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let then = self.then(Kind::Readdir, move |result: Result<Listing, _>| match result {
-            Ok(listing) => {
-                convert::fill(&mut reply, listing.entries());
-                reply.ok();
-            }
-            Err(errno) => reply.error(errno),
-        });
+        let then =
+            self.then(request, Kind::Readdir, move |result: Result<Listing, _>| match result {
+                Ok(listing) => {
+                    convert::fill(&mut reply, listing.entries());
+                    reply.ok();
+                }
+                Err(errno) => reply.error(errno),
+            });
         self.volume.readdir(handle.0, offset, then);
     }
 
     fn readdirplus(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         handle: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let then = self.then(Kind::Readdirplus, move |result: Result<Listing, _>| match result {
-            Ok(listing) => {
-                convert::fill_plus(&mut reply, listing.entries());
-                reply.ok();
-            }
-            Err(errno) => reply.error(errno),
-        });
+        let then =
+            self.then(request, Kind::Readdirplus, move |result: Result<Listing, _>| match result {
+                Ok(listing) => {
+                    convert::fill_plus(&mut reply, listing.entries());
+                    reply.ok();
+                }
+                Err(errno) => reply.error(errno),
+            });
         self.volume.readdir(handle.0, offset, then);
     }
 
     fn releasedir(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         handle: FileHandle,
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
         self.volume.releasedir(handle.0);
-        self.empty(Kind::Releasedir, reply)(Ok(()));
+        self.empty(request, Kind::Releasedir, reply)(Ok(()));
     }
 
     fn fsyncdir(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         _handle: FileHandle,
         _data_only: bool,
         reply: ReplyEmpty,
     ) {
         // A change of a directory has been acknowledged before its caller went on.
-        self.empty(Kind::Fsyncdir, reply)(Ok(()));
+        self.empty(request, Kind::Fsyncdir, reply)(Ok(()));
     }
 
     fn statfs(&self, request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        let then = self.then(Kind::Statfs, move |result| match result {
+        let then = self.then(request, Kind::Statfs, move |result| match result {
             Ok(capacity) => convert::statfs(reply, &capacity),
             Err(errno) => reply.error(errno),
         });
@@ -531,7 +480,7 @@ impl<C: Cluster> Filesystem for Fuse<C> {
     }
 
     fn access(&self, request: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        let then = self.empty(Kind::Access, reply);
+        let then = self.empty(request, Kind::Access, reply);
         self.volume.access(process(request), ino.0, convert::mask(mask), then);
     }
 
@@ -545,7 +494,7 @@ impl<C: Cluster> Filesystem for Fuse<C> {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let then = self.empty(Kind::Setxattr, reply);
+        let then = self.empty(request, Kind::Setxattr, reply);
         match convert::xattr_mode(flags) {
             Ok(mode) => {
                 let name = name.as_bytes();
@@ -563,29 +512,29 @@ impl<C: Cluster> Filesystem for Fuse<C> {
         size: u32,
         reply: ReplyXattr,
     ) {
-        let then = self.xattr(Kind::Getxattr, size, reply);
+        let then = self.xattr(request, Kind::Getxattr, size, reply);
         self.volume.getxattr(process(request), ino.0, name.as_bytes(), then);
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let then = self.xattr(Kind::Listxattr, size, reply);
+        let then = self.xattr(request, Kind::Listxattr, size, reply);
         self.volume.listxattr(process(request), ino.0, then);
     }
 
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let then = self.empty(Kind::Removexattr, reply);
+        let then = self.empty(request, Kind::Removexattr, reply);
         self.volume.removexattr(process(request), ino.0, name.as_bytes(), then);
     }
     fn lseek(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         handle: FileHandle,
         offset: i64,
         whence: i32,
         reply: ReplyLseek,
     ) {
-        let then = self.then(Kind::Lseek, move |result: Result<u64, _>| match result {
+        let then = self.then(request, Kind::Lseek, move |result: Result<u64, _>| match result {
             Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
             Err(errno) => reply.error(errno),
         });
@@ -597,7 +546,7 @@ impl<C: Cluster> Filesystem for Fuse<C> {
 
     fn fallocate(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -605,7 +554,7 @@ impl<C: Cluster> Filesystem for Fuse<C> {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let then = self.empty(Kind::Fallocate, reply);
+        let then = self.empty(request, Kind::Fallocate, reply);
         match convert::allocation(mode) {
             Ok(how) => self.volume.allocate(handle.0, offset, length, how, then),
             Err(error) => then(Err(error)),
@@ -614,7 +563,7 @@ impl<C: Cluster> Filesystem for Fuse<C> {
 
     fn copy_file_range(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino_in: INodeNo,
         handle_in: FileHandle,
         offset_in: u64,
@@ -625,7 +574,7 @@ impl<C: Cluster> Filesystem for Fuse<C> {
         flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let then = self.then(Kind::CopyFileRange, move |result| match result {
+        let then = self.then(request, Kind::CopyFileRange, move |result| match result {
             Ok(copied) => reply.written(copied),
             Err(errno) => reply.error(errno),
         });

@@ -31,6 +31,7 @@ mod files;
 mod gate;
 mod handles;
 mod interrupts;
+mod killable;
 mod locks;
 mod mode;
 mod names;
@@ -59,6 +60,7 @@ use caller::Groups;
 use files::Files;
 use gate::{Gate, Permit};
 use handles::Handles;
+use killable::Calls;
 use locks::Locks;
 use timer::Timer;
 use unnamed::Unnamed;
@@ -80,6 +82,7 @@ struct Inner<C> {
     files: Files,
     handles: Handles,
     unnamed: Unnamed,
+    calls: Calls,
     locks: Locks,
     timer: Arc<Timer>,
 }
@@ -119,6 +122,7 @@ impl<C: Cluster> Volume<C> {
             files: Files::default(),
             handles: Handles::default(),
             unnamed: Unnamed::default(),
+            calls: Calls::default(),
             locks: Locks::default(),
             timer: Arc::default(),
         };

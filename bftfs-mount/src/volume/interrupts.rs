@@ -73,6 +73,21 @@ impl<W: Fn() -> bool + Send + 'static> Watch<W> {
     }
 }
 
+/// Whether a thread is killed, or ends already: then it closes what it has open, and waits for that.
+pub(super) fn ends(thread: u32) -> bool {
+    let stat = || fs::read_to_string(format!("/proc/{thread}/stat")).unwrap_or_default();
+    look(thread) == Attention::End || is_exiting(&stat())
+}
+
+/// Reads the text of `/proc/TID/stat`, proc(5). The name of the program may have spaces in it.
+fn is_exiting(stat: &str) -> bool {
+    /// The kernel's `PF_EXITING`.
+    const EXITING: u32 = 4;
+    let fields = stat.rsplit(')').next().unwrap_or_default();
+    let flags = fields.split_ascii_whitespace().nth(6).and_then(|flags| flags.parse().ok());
+    flags.is_some_and(|flags: u32| flags & EXITING != 0)
+}
+
 fn look(thread: u32) -> Attention {
     let status = fs::read_to_string(format!("/proc/{thread}/status"));
     status.map_or(Attention::Gone, |status| attention(&status))
@@ -116,6 +131,15 @@ mod tests {
         assert_eq!(status([0, 14, 2, 4]), Attention::Signal);
         assert_eq!(status([KILL, 0, 0, 0]), Attention::End);
         assert_eq!(attention("nonsense"), Attention::Nothing);
+    }
+
+    #[test]
+    fn a_thread_that_ends_is_known_by_its_flags() {
+        let stat = |flags| format!("7 (a) b (c) D 1 2 3 0 -1 {flags} 8 9");
+        assert!(is_exiting(&stat(4_194_308)));
+        assert!(!is_exiting(&stat(4_194_304)));
+        assert!(!is_exiting("") && !is_exiting("nonsense"));
+        assert!(!ends(std::process::id()));
     }
 
     #[test]

@@ -35,6 +35,7 @@ struct Shared {
     ordered: AtomicU64,
     reads: AtomicU64,
     dead: AtomicBool,
+    silent: AtomicBool,
 }
 
 struct State {
@@ -60,6 +61,7 @@ impl Default for Double {
             ordered: AtomicU64::new(0),
             reads: AtomicU64::new(0),
             dead: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
         }))
     }
 }
@@ -77,6 +79,9 @@ impl Double {
         let (replicas, own) = (Arc::clone(&shared), Arc::clone(&session));
         thread::spawn(move || {
             for (operation, how, done) in queue {
+                while replicas.silent.load(Ordering::SeqCst) {
+                    thread::sleep(Duration::from_millis(5));
+                }
                 done(replicas.carry_out(&own, &operation, how));
             }
         });
@@ -91,6 +96,11 @@ impl Double {
     /// From now on nobody answers, or again.
     pub(crate) fn set_dead(&self, dead: bool) {
         self.shared.dead.store(dead, Ordering::SeqCst);
+    }
+
+    /// From now on nothing is answered, or again, also what was asked meanwhile.
+    pub(crate) fn set_silent(&self, silent: bool) {
+        self.shared.silent.store(silent, Ordering::SeqCst);
     }
 
     /// Operations that were ordered and operations that were read, so far.

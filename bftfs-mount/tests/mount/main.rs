@@ -4,6 +4,7 @@ mod acl;
 mod costs;
 mod double;
 mod kernel;
+mod killed;
 mod locker;
 mod locks;
 mod mounted;
