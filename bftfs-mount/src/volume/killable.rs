@@ -44,11 +44,13 @@ trait Killable: Send + Sync {
     fn kill(&self);
 }
 
+type Reply<T> = Box<dyn FnOnce(Result<T, Error>) + Send>;
+
 /// What to do with an answer, until there is one.
-struct Unanswered<T>(Mutex<Option<Box<dyn FnOnce(Result<T, Error>) + Send>>>);
+struct Unanswered<T>(Mutex<Option<Reply<T>>>);
 
 impl<T> Unanswered<T> {
-    fn take(&self) -> Option<Box<dyn FnOnce(Result<T, Error>) + Send>> {
+    fn take(&self) -> Option<Reply<T>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
