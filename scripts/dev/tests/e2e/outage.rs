@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,8 @@ use crate::lab::{Lab, MODES, with_cluster};
 const DEADLINE: &str = "3s";
 /// What a request may take with it: the kernel makes up to three of one call.
 const CALL_PATIENCE: Duration = Duration::from_secs(12);
+/// A process that was killed is gone so soon.
+const KILL_PATIENCE: Duration = Duration::from_secs(5);
 /// Time in which everything works again.
 const RECOVERY_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -76,6 +79,42 @@ fn a_mount_can_be_unmounted_when_the_whole_cluster_is_gone() {
         ensure!(!bftfs_dev::is_mounted(&point), "it is unmounted");
         Ok(())
     });
+}
+
+#[test]
+fn killed_processes_go_while_two_replicas_are_stopped() {
+    with_cluster(4, |lab| {
+        // Nothing ends by its deadline before it is killed.
+        let mount = lab.mount_with("mnt", Mode::Relatime, &["--timeout", "60s"])?;
+        works(mount.point())?;
+        let two = two_backups(lab)?;
+        for id in two {
+            lab.cluster.replica(id)?.signal(Signal::STOP)?;
+        }
+        let ended = go_when_killed(mount.point());
+        for id in two {
+            lab.cluster.replica(id)?.signal(Signal::CONT)?;
+        }
+        ended?;
+        recovers(mount.point())
+    });
+}
+
+/// Programs that wait for an answer are gone soon after they are killed.
+fn go_when_killed(point: &Path) -> Result<()> {
+    for (program, name) in [("cat", "before"), ("ls", ""), ("mkdir", "during")] {
+        let mut child =
+            Command::new(program).arg(point.join(name)).stdout(Stdio::null()).spawn()?;
+        thread::sleep(Duration::from_millis(500));
+        ensure!(child.try_wait()?.is_none(), "{program} ended without a quorum");
+        let start = Instant::now();
+        child.kill()?;
+        while child.try_wait()?.is_none() {
+            ensure!(start.elapsed() < KILL_PATIENCE, "{program} was killed and does not go");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+    Ok(())
 }
 
 /// Two replicas of four that are not the primary.
