@@ -15,6 +15,7 @@ mod fill;
 mod interrupt;
 mod machine;
 mod micro;
+mod nfs;
 mod output;
 mod passthrough;
 mod procstat;
@@ -54,6 +55,8 @@ enum Command {
     Workloads(suites::workloads::Options),
     /// Mount a FUSE file system that passes everything to a directory: the floor of any FUSE mount
     Passthrough(passthrough::Options),
+    /// Mount an NFSv3 export without the kernel's client
+    Nfs(nfs::Options),
 }
 
 fn main() -> ExitCode {
@@ -70,8 +73,8 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<()> {
-    // It ends by a signal like any mount; all others clean up first.
-    if !matches!(command, Command::Passthrough(_)) {
+    // They end by a signal like any mount; all others clean up first.
+    if !matches!(command, Command::Passthrough(_) | Command::Nfs(_)) {
         interrupt::install()?;
     }
     match command {
@@ -83,5 +86,6 @@ fn run(command: Command) -> Result<()> {
         Command::Fsx(options) => suites::fsx::exercise(&options),
         Command::Workloads(options) => suites::workloads::run(&options),
         Command::Passthrough(options) => passthrough::run(&options),
+        Command::Nfs(options) => nfs::run(&options),
     }
 }

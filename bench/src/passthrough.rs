@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
+use fuser::{Config, Filesystem, MountOption, Session, SessionACL, SessionUnmounter};
 use rustix::mount::UnmountFlags;
 use rustix::process::{Resource, Rlimit, Signal};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -22,6 +22,7 @@ mod filesystem;
 mod nodes;
 
 use filesystem::Passthrough;
+pub(crate) use nodes::{Handles, lock};
 
 /// Threads that take requests from the kernel: enough that one fsync does not stop the rest.
 const THREADS: usize = 4;
@@ -76,15 +77,29 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     // The kernel has applied the caller's umask already.
     rustix::process::umask(rustix::fs::Mode::empty());
 
-    let mut session =
-        Session::new(filesystem, &mount_point, &config(options)).with_context(|| {
-            format!(
-                "cannot mount on {}; is /dev/fuse there, and fusermount3?",
-                mount_point.display()
-            )
-        })?;
+    let mut config = config("bftfs-passthrough");
+    if options.allow_other {
+        config.mount_options.push(MountOption::DefaultPermissions);
+        config.acl = SessionACL::All;
+    }
+    serve(filesystem, &mount_point, &config)
+}
+
+/// Mounts and serves until SIGINT, SIGTERM, SIGHUP or an unmount.
+///
+/// # Errors
+/// If FUSE is missing or fails.
+pub(crate) fn serve(
+    filesystem: impl Filesystem + Send + Sync + 'static,
+    mount_point: &Path,
+    config: &Config,
+) -> Result<()> {
+    let mut session = Session::new(filesystem, mount_point, config).with_context(|| {
+        format!("cannot mount on {}; is /dev/fuse there, and fusermount3?", mount_point.display())
+    })?;
     let unmounter = session.unmount_callable();
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    let mount_point = mount_point.to_owned();
     thread::spawn(move || {
         if signals.forever().next().is_some() {
             leave(unmounter, &mount_point);
@@ -93,14 +108,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     session.run().context("the FUSE session failed")
 }
 
-fn config(options: &Options) -> Config {
+/// A mount that is told by the name `name`.
+pub(crate) fn config(name: &str) -> Config {
     let mut config = Config::default();
-    config.mount_options = vec![MountOption::FSName("bftfs-passthrough".to_owned())];
+    config.mount_options = vec![MountOption::FSName(name.to_owned())];
     config.n_threads = Some(THREADS);
-    if options.allow_other {
-        config.mount_options.push(MountOption::DefaultPermissions);
-        config.acl = SessionACL::All;
-    }
     config
 }
 

@@ -161,7 +161,7 @@ fn time(seconds: i64, nanoseconds: u64) -> SystemTime {
 
 /// Things that are open, by the handle that the kernel was given.
 #[derive(Debug)]
-pub(super) struct Handles<T> {
+pub(crate) struct Handles<T> {
     open: Mutex<HashMap<u64, Arc<T>>>,
     next: AtomicU64,
 }
@@ -174,24 +174,24 @@ impl<T> Default for Handles<T> {
 
 impl<T> Handles<T> {
     /// Keeps `thing` until [`Self::close`].
-    pub(super) fn open(&self, thing: T) -> fuser::FileHandle {
+    pub(crate) fn open(&self, thing: T) -> fuser::FileHandle {
         let handle = self.next.fetch_add(1, Ordering::Relaxed);
         lock(&self.open).insert(handle, Arc::new(thing));
         fuser::FileHandle(handle)
     }
 
     /// What `handle` stands for.
-    pub(super) fn get(&self, handle: fuser::FileHandle) -> Result<Arc<T>> {
+    pub(crate) fn get(&self, handle: fuser::FileHandle) -> Result<Arc<T>> {
         lock(&self.open).get(&handle.0).cloned().ok_or(Errno::BADF)
     }
 
     /// Forgets `handle`.
-    pub(super) fn close(&self, handle: fuser::FileHandle) {
+    pub(crate) fn close(&self, handle: fuser::FileHandle) {
         lock(&self.open).remove(&handle.0);
     }
 }
 
 /// No holder of these locks can panic halfway through a change.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
