@@ -1,5 +1,6 @@
 //! The columns that a benchmark can be asked for, and setting them up.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -11,10 +12,11 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::clusters::{ClusterColumn, Clusters};
-use crate::machine;
 use crate::passthrough::Caching;
 use crate::passthrough::child::PassthroughChild;
+use crate::peers::{Peer, Peers};
 use crate::target::{Given, Target};
+use crate::{interrupt, machine};
 
 /// Which targets to measure, where, and on which CPUs.
 #[derive(Debug, Args)]
@@ -36,6 +38,10 @@ pub(crate) struct Chosen {
         default_value_if("targets", clap::builder::ArgPredicate::IsPresent, None)
     )]
     columns: Vec<Column>,
+    /// Other file systems beside ours: ext4, passthrough, nfs-sync, nfs-async, gluster3, gluster1,
+    /// sshfs, moosefs. As root; what is missing is installed with apt-get
+    #[arg(long, value_name = "NAME,NAME", value_delimiter = ',', value_parser = peer)]
+    peers: Vec<Column>,
     /// Where own columns keep their data: a directory on a disk
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     dir: PathBuf,
@@ -52,6 +58,12 @@ impl Chosen {
         }
         Ok(machine::pinning(self.pin.as_deref()))
     }
+
+    /// Own columns, then the peers that are not among them.
+    fn all(&self) -> Vec<&Column> {
+        let others = self.peers.iter().filter(|peer| !self.columns.contains(peer));
+        self.columns.iter().chain(others).collect()
+    }
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -60,6 +72,16 @@ fn pair(text: &str) -> Result<(String, String), String> {
             Ok((name.to_owned(), value.to_owned()))
         }
         _ => Err("expected NAME=VALUE".to_owned()),
+    }
+}
+
+fn peer(name: &str) -> Result<Column, String> {
+    match name.parse() {
+        Ok(column @ (Column::Ext4 | Column::Passthrough(_) | Column::Peer(_))) => Ok(column),
+        _ => {
+            let peers: Vec<_> = Peer::ALL.into_iter().map(Peer::name).collect();
+            Err(format!("there is ext4, passthrough, {}", peers.join(", ")))
+        }
     }
 }
 
@@ -72,6 +94,8 @@ pub(crate) enum Column {
     Passthrough(Caching),
     /// A mount of a development cluster.
     Cluster(ClusterColumn),
+    /// A file system of others.
+    Peer(Peer),
 }
 
 impl Column {
@@ -81,6 +105,16 @@ impl Column {
             Self::Passthrough(Caching::PageCache) => "passthrough".to_owned(),
             Self::Passthrough(Caching::Direct) => "passthrough-direct".to_owned(),
             Self::Cluster(column) => column.name(),
+            Self::Peer(peer) => peer.name(),
+        }
+    }
+}
+
+impl Column {
+    fn peer(&self) -> Option<Peer> {
+        match self {
+            Self::Peer(peer) => Some(*peer),
+            Self::Ext4 | Self::Passthrough(_) | Self::Cluster(_) => None,
         }
     }
 }
@@ -93,10 +127,11 @@ impl FromStr for Column {
             "ext4" => Ok(Self::Ext4),
             "passthrough" => Ok(Self::Passthrough(Caching::PageCache)),
             "passthrough-direct" => Ok(Self::Passthrough(Caching::Direct)),
-            _ => match ClusterColumn::parse(name) {
-                Some(column) => Ok(Self::Cluster(column)),
-                None => Err(format!("there is no column {name:?}")),
-            },
+            _ => {
+                let peer = Peer::ALL.into_iter().find(|peer| peer.name() == name).map(Self::Peer);
+                peer.or_else(|| ClusterColumn::parse(name).map(Self::Cluster))
+                    .ok_or_else(|| format!("there is no column {name:?}"))
+            }
         }
     }
 }
@@ -108,6 +143,8 @@ pub(crate) struct Lab {
     pub targets: Vec<Target>,
     /// For the report: what each target is.
     pub notes: Value,
+    /// The peers that could not be set up, and why.
+    pub missing: BTreeMap<String, String>,
     /// Removed last: the targets lie in it.
     _dir: TempDir,
 }
@@ -121,14 +158,27 @@ pub(crate) fn set_up(chosen: &Chosen) -> Result<Lab> {
         tempfile::Builder::new().prefix("bftfs-bench-").tempdir_in(&chosen.dir).with_context(
             || format!("--dir {}: cannot make a directory there", chosen.dir.display()),
         )?;
+    let columns = chosen.all();
+    let wanted: Vec<_> = columns.iter().filter_map(|column| column.peer()).collect();
+    let mut setting =
+        Setting { clusters: Clusters::default(), peers: Peers::prepare(&wanted, dir.path()) };
     let mut targets = Vec::new();
     let mut notes = serde_json::Map::new();
-    let mut clusters = Clusters::default();
-    for column in &chosen.columns {
+    let mut missing = BTreeMap::new();
+    for column in columns {
         eprintln!("setting up {}", column.name());
-        let (target, note) = own(column, dir.path(), &mut clusters)?;
-        notes.insert(target.name.clone(), json!(note));
-        targets.push(target);
+        match own(column, dir.path(), &mut setting) {
+            Ok((target, note)) => {
+                notes.insert(target.name.clone(), json!(note));
+                targets.push(target);
+            }
+            Err(error) if column.peer().is_some() => {
+                interrupt::check()?;
+                eprintln!("not measured: {}: {error:#}", column.name());
+                missing.insert(column.name(), format!("{error:#}"));
+            }
+            Err(error) => return Err(error),
+        }
     }
     for (name, path) in &chosen.targets {
         let target = Target::given(name, Path::new(path), pids(chosen, name)?)?;
@@ -136,7 +186,7 @@ pub(crate) fn set_up(chosen: &Chosen) -> Result<Lab> {
         targets.push(target);
     }
     check_names(&targets, chosen)?;
-    Ok(Lab { targets, notes: Value::Object(notes), _dir: dir })
+    Ok(Lab { targets, notes: Value::Object(notes), missing, _dir: dir })
 }
 
 fn check_names(targets: &[Target], chosen: &Chosen) -> Result<()> {
@@ -159,8 +209,14 @@ fn pids(chosen: &Chosen, name: &str) -> Result<Vec<u32>> {
         .collect()
 }
 
+/// What several columns share.
+struct Setting {
+    clusters: Clusters,
+    peers: Peers,
+}
+
 /// Sets up one column in `dir`; tells also what it is.
-fn own(column: &Column, dir: &Path, clusters: &mut Clusters) -> Result<(Target, String)> {
+fn own(column: &Column, dir: &Path, setting: &mut Setting) -> Result<(Target, String)> {
     let name = column.name();
     let place = dir.join(&name);
     fs::create_dir(&place).with_context(|| format!("column {name} was asked for twice"))?;
@@ -179,10 +235,16 @@ fn own(column: &Column, dir: &Path, clusters: &mut Clusters) -> Result<(Target, 
             Ok((Target { name, dir, backing: Box::new(child) }, note))
         }
         Column::Cluster(column) => {
-            let mount = clusters
+            let mount = setting
+                .clusters
                 .mount(*column, dir, &place)
                 .with_context(|| format!("column {name}: no mounted cluster"))?;
             let note = format!("{}, journals on {}", column.describe(), describe(dir));
+            let dir = mount.point().to_owned();
+            Ok((Target { name, dir, backing: Box::new(mount) }, note))
+        }
+        Column::Peer(peer) => {
+            let (mount, note) = setting.peers.mount(*peer, &place)?;
             let dir = mount.point().to_owned();
             Ok((Target { name, dir, backing: Box::new(mount) }, note))
         }
@@ -193,7 +255,7 @@ fn own(column: &Column, dir: &Path, clusters: &mut Clusters) -> Result<(Target, 
 ///
 /// Otherwise all runs share one group, in which ext4 avoids the inodes that were deleted in the
 /// last minutes: a search that makes a create 100 times slower after a few runs.
-fn spread_subdirectories(dir: &Path) {
+pub(crate) fn spread_subdirectories(dir: &Path) {
     let spread = || {
         let dir = File::open(dir)?;
         let flags = ioctl_getflags(&dir)?;

@@ -18,6 +18,7 @@ mod micro;
 mod nfs;
 mod output;
 mod passthrough;
+mod peers;
 mod procstat;
 mod progress;
 mod room;
