@@ -32,9 +32,15 @@ pub(crate) struct Options {
     /// A source tree with a Makefile, or of C files [default: Lua 5.4, built in]
     #[arg(long, value_name = "DIR")]
     tree: Option<PathBuf>,
-    /// Copies of the tree in every run
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    copies: u16,
+    /// Copies of the tree in every run; with several numbers, everything is measured with each
+    #[arg(
+        long,
+        value_name = "N,N",
+        value_delimiter = ',',
+        default_values_t = [1],
+        value_parser = clap::value_parser!(u16).range(1..=1000)
+    )]
+    copies: Vec<u16>,
     /// Interleaved runs over every target; the medians are reported
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
     runs: u16,
@@ -59,40 +65,52 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         output::check_writable(file)?;
     }
     let pinning = options.chosen.pin()?;
-    let plan = Plan {
-        runs: options.runs.into(),
-        copies: options.copies.into(),
-        caches: Caches::choose(options.cold),
-    };
+    let caches = Caches::choose(options.cold);
     let mut lab = columns::set_up(&options.chosen)?;
-    let measured = run::run(&tree, &mut lab.targets, plan)?;
-
-    let mut settings = machine::describe();
-    settings.extend([
-        ("tree", json!(tree.name)),
-        ("tree_files", json!(tree.files.len())),
-        ("tree_bytes", json!(tree.bytes())),
-        ("copies", json!(plan.copies)),
-        ("runs", json!(plan.runs)),
-        ("caches", json!(plan.caches.describe())),
-        ("pinning", json!(pinning)),
-        ("targets", json!(lab.notes)),
-    ]);
-    let order = lab.targets.iter().map(|target| target.name.clone()).collect();
+    let mut reports = Vec::new();
+    for copies in &options.copies {
+        let (runs, copies) = (options.runs.into(), usize::from(*copies));
+        let plan = Plan { disk: options.chosen.dir(), runs, copies, caches };
+        let measured = run::run(&tree, &mut lab.targets, plan)?;
+        let mut settings = machine::describe();
+        settings.extend([
+            ("tree", json!(tree.name)),
+            ("tree_files", json!(tree.files.len())),
+            ("tree_bytes", json!(tree.bytes())),
+            ("copies", json!(plan.copies)),
+            ("runs", json!(plan.runs)),
+            ("caches", json!(plan.caches.describe())),
+            ("pinning", json!(pinning)),
+            ("targets", json!(lab.notes)),
+        ]);
+        let order = lab.targets.iter().map(|target| target.name.clone()).collect();
+        let report = Report {
+            missing: lab.missing.clone(),
+            promises: lab.promises.clone(),
+            ..Report::new(order, &measured.samples, measured.result, settings)
+        };
+        println!("{}", table::render(&report));
+        println!(
+            "{runs} runs, copies of the tree: {copies}, caches {}, {pinning}",
+            caches.describe()
+        );
+        reports.push(report);
+    }
     drop(lab);
-    let report = Report::new(order, &measured.samples, measured.result, settings);
-    println!("{}", table::render(&report));
-    println!(
-        "{} runs, copies of the tree: {}, caches {}, {pinning}",
-        plan.runs,
-        plan.copies,
-        plan.caches.describe()
-    );
+    write(options, &reports)
+}
+
+/// One report as it is, several as a list in the order of `--copies`.
+fn write(options: &Options, reports: &[Report]) -> Result<()> {
     if let Some(file) = &options.json {
-        output::write(file, &(serde_json::to_string_pretty(&report)? + "\n"))?;
+        let text = match reports {
+            [report] => serde_json::to_string_pretty(report)?,
+            reports => serde_json::to_string_pretty(reports)?,
+        };
+        output::write(file, &(text + "\n"))?;
     }
     if let Some(file) = &options.html {
-        output::write(file, &html::render(&report)?)?;
+        output::write(file, &html::render(reports)?)?;
     }
     Ok(())
 }

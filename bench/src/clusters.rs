@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use bftfs_dev::{DevCluster, Durability, Mode, MountGuard, MountOptions, UpOptions};
 use serde_json::{Map, Value};
 
+use crate::promises::Nature;
 use crate::target::{Backing, Counters};
 
 /// Which cluster, and how it is mounted.
@@ -20,13 +21,15 @@ pub(crate) struct ClusterColumn {
 /// Columns of one kind share a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Kind {
-    /// 4, or 1 for BFS-nr.
+    /// 1 for BFS-nr.
     replicas: u32,
     durability: Durability,
 }
 
 /// What a column's name ends with if votes do not wait for the disk.
 pub(crate) const REPLICATED: &str = "-replicated";
+/// How many replicas there are where nothing else is said.
+pub(crate) const REPLICAS: u32 = 4;
 /// The name of the clusters' client.
 const CLIENT: &str = "bench";
 /// The column of BFS-nr in strict mode.
@@ -39,10 +42,15 @@ impl ClusterColumn {
             Some(base) => (base, Durability::Replicated),
             None => (name, Durability::Sync),
         };
+        let (base, grown) = match base.rsplit_once("-n") {
+            Some((base, number)) => (base, replicas(number).ok()?),
+            None => (base, REPLICAS),
+        };
         let (replicas, mode) = match base {
-            "strict" => (4, Mode::Strict),
-            "relatime" => (4, Mode::Relatime),
-            "ro-lookup" => (4, Mode::RoLookup),
+            "strict" => (grown, Mode::Strict),
+            "relatime" => (grown, Mode::Relatime),
+            "ro-lookup" => (grown, Mode::RoLookup),
+            _ if grown != REPLICAS => return None,
             BFS_NR | "nr-strict" => (1, Mode::Strict),
             "nr-relatime" => (1, Mode::Relatime),
             "nr-ro-lookup" => (1, Mode::RoLookup),
@@ -51,12 +59,24 @@ impl ClusterColumn {
         Some(Self { kind: Kind { replicas, durability }, mode })
     }
 
+    /// The same column with each of these numbers of replicas; that of BFS-nr stays as it is.
+    pub(crate) fn grown(self, replicas: &[u32]) -> Vec<Self> {
+        match self.kind.replicas {
+            1 => vec![self],
+            _ => replicas
+                .iter()
+                .map(|&replicas| Self { kind: Kind { replicas, ..self.kind }, ..self })
+                .collect(),
+        }
+    }
+
     /// Its name in tables and JSON.
     pub(crate) fn name(self) -> String {
         let base = match (self.kind.replicas, self.mode) {
             (1, Mode::Strict) => BFS_NR.to_owned(),
             (1, mode) => format!("{BFS_NR}-{}", mode.name()),
-            (_, mode) => mode.name().to_owned(),
+            (REPLICAS, mode) => mode.name().to_owned(),
+            (replicas, mode) => format!("{}-n{replicas}", mode.name()),
         };
         match self.kind.durability {
             Durability::Sync => base,
@@ -72,6 +92,29 @@ impl ClusterColumn {
         };
         let (mode, durability) = (self.mode.name(), self.kind.durability.name());
         format!("bftfs: {replicas}, {mode}, durability {durability}")
+    }
+}
+
+impl ClusterColumn {
+    /// What may be lost, and what may be stale.
+    pub(crate) fn nature(self) -> Nature {
+        let replicas = self.kind.replicas;
+        // All but those that may be faulty.
+        let quorum = replicas - replicas.saturating_sub(1) / 3;
+        let place = match self.kind.durability {
+            Durability::Sync => "on the disks",
+            Durability::Replicated => "in the memory",
+        };
+        let returned = format!("{place} of {quorum} of {replicas} replicas");
+        Nature::new(&returned, &returned, "nothing")
+    }
+}
+
+/// A number of replicas that tolerates some faulty ones, and none more than it needs to.
+pub(crate) fn replicas(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(replicas @ 4..=31) if replicas % 3 == 1 => Ok(replicas),
+        _ => Err("expected 4, 7, 10 and so on up to 31".to_owned()),
     }
 }
 
@@ -227,8 +270,24 @@ mod tests {
             assert_eq!(column.name(), name);
         }
         assert_eq!(ClusterColumn::parse("nr-strict").expect("a column").name(), "nr");
-        assert_eq!(ClusterColumn::parse("strictly"), None);
+        let grown = ClusterColumn::parse("strict-n7-replicated").expect("a column");
+        assert_eq!(grown.name(), "strict-n7-replicated");
+        for wrong in ["strictly", "strict-n8", "strict-n", "nr-n7"] {
+            assert_eq!(ClusterColumn::parse(wrong), None, "{wrong}");
+        }
         assert_eq!(ClusterColumn::parse("-replicated"), None);
+    }
+
+    #[test]
+    fn columns_grow_with_the_replicas_but_bfs_nr_does_not() {
+        let names = |name| {
+            let column = ClusterColumn::parse(name).expect("a column");
+            column.grown(&[4, 7]).into_iter().map(ClusterColumn::name).collect::<Vec<_>>()
+        };
+        assert_eq!(names("strict-replicated"), ["strict-replicated", "strict-n7-replicated"]);
+        assert_eq!(names("nr"), ["nr"]);
+        let column = ClusterColumn::parse("strict").expect("a column").grown(&[7])[0];
+        assert_eq!(column.nature().returned, "on the disks of 5 of 7 replicas");
     }
 
     #[test]

@@ -11,10 +11,11 @@ use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::clusters::{ClusterColumn, Clusters};
+use crate::clusters::{self, ClusterColumn, Clusters, REPLICAS};
 use crate::passthrough::Caching;
 use crate::passthrough::child::PassthroughChild;
 use crate::peers::{Peer, Peers};
+use crate::promises::{self, Nature, Promise};
 use crate::target::{Given, Target};
 use crate::{interrupt, machine};
 
@@ -42,6 +43,15 @@ pub(crate) struct Chosen {
     /// sshfs, moosefs. As root; what is missing is installed with apt-get
     #[arg(long, value_name = "NAME,NAME", value_delimiter = ',', value_parser = peer)]
     peers: Vec<Column>,
+    /// How many replicas those of our columns have that have several
+    #[arg(
+        long,
+        value_name = "N,N",
+        value_delimiter = ',',
+        default_values_t = [REPLICAS],
+        value_parser = clusters::replicas
+    )]
+    replicas: Vec<u32>,
     /// Where own columns keep their data: a directory on a disk
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     dir: PathBuf,
@@ -59,10 +69,21 @@ impl Chosen {
         Ok(machine::pinning(self.pin.as_deref()))
     }
 
-    /// Own columns, then the peers that are not among them.
-    fn all(&self) -> Vec<&Column> {
-        let others = self.peers.iter().filter(|peer| !self.columns.contains(peer));
-        self.columns.iter().chain(others).collect()
+    /// Where own columns keep their data.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Own columns with each number of replicas, then the peers that are not among them.
+    fn all(&self) -> Vec<Column> {
+        let grown = self.columns.iter().flat_map(|column| match column {
+            Column::Cluster(column) => {
+                column.grown(&self.replicas).into_iter().map(Column::Cluster).collect()
+            }
+            other => vec![other.clone()],
+        });
+        let others = self.peers.iter().filter(|peer| !self.columns.contains(peer)).cloned();
+        grown.chain(others).collect()
     }
 }
 
@@ -111,6 +132,19 @@ impl Column {
 }
 
 impl Column {
+    fn nature(&self) -> Nature {
+        let (memory, disk) = ("in memory", "on the disk");
+        match self {
+            Self::Ext4 => Nature::new(memory, disk, "nothing"),
+            Self::Passthrough(Caching::Direct) => Nature::new(memory, disk, "nothing"),
+            Self::Passthrough(Caching::PageCache) => {
+                Nature::new(memory, disk, "contents until size or times change")
+            }
+            Self::Cluster(column) => column.nature(),
+            Self::Peer(peer) => peer.nature(),
+        }
+    }
+
     fn peer(&self) -> Option<Peer> {
         match self {
             Self::Peer(peer) => Some(*peer),
@@ -143,6 +177,8 @@ pub(crate) struct Lab {
     pub targets: Vec<Target>,
     /// For the report: what each target is.
     pub notes: Value,
+    /// For the report: what each target promises.
+    pub promises: BTreeMap<String, Promise>,
     /// The peers that could not be set up, and why.
     pub missing: BTreeMap<String, String>,
     /// Removed last: the targets lie in it.
@@ -164,12 +200,13 @@ pub(crate) fn set_up(chosen: &Chosen) -> Result<Lab> {
         Setting { clusters: Clusters::default(), peers: Peers::prepare(&wanted, dir.path()) };
     let mut targets = Vec::new();
     let mut notes = serde_json::Map::new();
-    let mut missing = BTreeMap::new();
-    for column in columns {
+    let (mut missing, mut natures) = (BTreeMap::new(), BTreeMap::new());
+    for column in &columns {
         eprintln!("setting up {}", column.name());
         match own(column, dir.path(), &mut setting) {
             Ok((target, note)) => {
                 notes.insert(target.name.clone(), json!(note));
+                natures.insert(target.name.clone(), column.nature());
                 targets.push(target);
             }
             Err(error) if column.peer().is_some() => {
@@ -186,7 +223,11 @@ pub(crate) fn set_up(chosen: &Chosen) -> Result<Lab> {
         targets.push(target);
     }
     check_names(&targets, chosen)?;
-    Ok(Lab { targets, notes: Value::Object(notes), missing, _dir: dir })
+    let promises = match chosen.peers.is_empty() {
+        true => BTreeMap::new(),
+        false => promises::check(&targets, natures, dir.path())?,
+    };
+    Ok(Lab { targets, notes: Value::Object(notes), promises, missing, _dir: dir })
 }
 
 fn check_names(targets: &[Target], chosen: &Chosen) -> Result<()> {

@@ -21,6 +21,7 @@ mod passthrough;
 mod peers;
 mod procstat;
 mod progress;
+mod promises;
 mod room;
 mod stats;
 mod store;

@@ -157,9 +157,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     ]);
     let order = lab.targets.iter().map(|target| target.name.clone()).collect();
     drop(sites);
+    let (missing, promises) = (lab.missing.clone(), lab.promises.clone());
     drop(lab);
     let cases = cases.into_iter().map(|(_, case)| case).collect();
-    let report = Report::new(order, cases, &points, settings);
+    let report = Report { missing, promises, ..Report::new(order, cases, &points, settings) };
     println!("{}", report.tables());
     println!("{} rounds of {} operations, {pinning}", plan.rounds, plan.count);
     if let Some(file) = &options.json {

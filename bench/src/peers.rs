@@ -9,6 +9,7 @@ use std::rc::Rc;
 use anyhow::{Context as _, Result};
 
 use crate::nfs::Writes;
+use crate::promises::Nature;
 
 mod daemon;
 mod gluster;
@@ -66,6 +67,43 @@ impl Peer {
             Self::MooseFs => {
                 &["moosefs-master", "moosefs-chunkserver", "moosefs-client", "iproute2"]
             }
+        }
+    }
+
+    /// What may be lost, and what may be stale, as the peer is set up here.
+    pub(crate) fn nature(self) -> Nature {
+        match self {
+            Self::Nfs(Writes::Sync) => Nature::new(
+                "contents on the server's disk (FILE_SYNC), names in its memory",
+                "the same",
+                nfs::stale(),
+            ),
+            Self::Nfs(Writes::Async) => Nature::new(
+                "in the server's memory; after close(2) contents on its disk (COMMIT)",
+                "contents on the server's disk (COMMIT)",
+                nfs::stale(),
+            ),
+            Self::Gluster(replicas) => Nature::new(
+                &match replicas {
+                    1 => "in the brick's memory, up to 1 MiB of writes in the mount's".to_owned(),
+                    _ => format!("in the memory of {replicas} bricks, up to 1 MiB in the mount's"),
+                },
+                &match replicas {
+                    1 => "on the brick's disk".to_owned(),
+                    _ => format!("on the disks of {replicas} bricks"),
+                },
+                "names, attributes and contents, 1 s",
+            ),
+            Self::Sshfs => Nature::new(
+                "in the server's memory, writes after close(2)",
+                "on the server's disk",
+                "names and attributes, 20 s; contents until opened anew",
+            ),
+            Self::MooseFs => Nature::new(
+                "in the memory of the master and, after close(2), three chunk servers",
+                "in the memory of three chunk servers: nothing is flushed",
+                "attributes and directories, 1 s",
+            ),
         }
     }
 

@@ -61,12 +61,22 @@ pub(crate) fn dirtied(pid: u32) -> Result<u64> {
 /// Bytes that the disk of `dir` has written since the machine started, for whomever; `None` where
 /// there is no single disk.
 pub(crate) fn disk_written(dir: &Path) -> Option<u64> {
+    // In sectors of 512 bytes whatever the disk has.
+    Some(disk_count(dir, 6)? * 512)
+}
+
+/// Flushes of its cache that the disk of `dir` has done since the machine started, for whomever:
+/// those that were asked for at the same time are one. `None` where it does not count them.
+pub(crate) fn disk_flushes(dir: &Path) -> Option<u64> {
+    disk_count(dir, 15)
+}
+
+/// A field of `/sys/block/DISK/stat`, the first being 0.
+fn disk_count(dir: &Path, field: usize) -> Option<u64> {
     let device = fs::metadata(dir).ok()?.dev();
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
     let stat = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).ok()?;
-    // The seventh field, in sectors of 512 bytes whatever the disk has.
-    let sectors: u64 = stat.split_whitespace().nth(6)?.parse().ok()?;
-    Some(sectors * 512)
+    stat.split_whitespace().nth(field)?.parse().ok()
 }
 
 /// A number of a file of `name: number` lines.

@@ -5,25 +5,27 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use plotters::prelude::*;
 
 use super::report::{Report, rows};
-use super::table;
+use super::table::{self, Sheet};
 
-/// Size of the chart in CSS pixels.
-const CHART_SIZE: (u32, u32) = (1200, 760);
+/// Width of the chart in CSS pixels; height of a panel, and of each bar in it.
+const CHART_WIDTH: u32 = 1200;
+const PANEL_HEIGHT: u32 = 90;
+const BAR_HEIGHT: u32 = 20;
 /// Panels of the chart: three rows of two hold the five phases and the total.
 const PANELS: (usize, usize) = (3, 2);
 
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:80rem;\
     padding:0 1rem}table{border-collapse:collapse;display:block;overflow-x:auto}\
-    td,th{padding:.3rem .8rem;border-bottom:1px solid #ccc;text-align:right;white-space:nowrap}\
-    td:first-child,th:first-child{text-align:left}tr:nth-child(6){font-weight:bold}\
+    td,th{padding:.3rem .8rem;border-bottom:1px solid #ccc;text-align:right}\
+    td:first-child,th:first-child{text-align:left}\
     svg{max-width:100%;height:auto}dt{font-weight:bold}dd{margin:0 0 .4rem 1rem}";
 
 /// The page.
 ///
 /// # Errors
 /// If the chart cannot be drawn.
-pub(crate) fn render(report: &Report) -> Result<String> {
-    let chart = chart(report)?;
+pub(crate) fn render(reports: &[Report]) -> Result<String> {
+    let sections = reports.iter().map(section).collect::<Result<Vec<_>>>()?;
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -37,24 +39,39 @@ pub(crate) fn render(report: &Report) -> Result<String> {
                 h1 { "Andrew benchmark" }
                 p {
                     "Median seconds per phase; in brackets the share of BFS-nr, the unreplicated "
-                    "server, or of the first column where that was not measured."
+                    "server, or of the first column where that was not measured, unless a title "
+                    "says otherwise."
                 }
-                (table(report))
-                (PreEscaped(chart))
-                h2 { "How it was measured" }
-                (settings(report))
+                @for section in sections { (section) }
             }
         }
     };
     Ok(page.into_string())
 }
 
-fn table(report: &Report) -> Markup {
+fn section(report: &Report) -> Result<Markup> {
+    let chart = chart(report)?;
+    Ok(html! {
+        @if let Some(copies) = report.settings.get("copies") {
+            h2 { "Copies of the tree: " (copies) }
+        }
+        @for sheet in table::sheets(report) {
+            @if !sheet.title.is_empty() { h3 { (sheet.title) } }
+            (table(&sheet))
+        }
+        @for line in table::missing(report) { p { (line) } }
+        (PreEscaped(chart))
+        h3 { "How it was measured" }
+        (settings(report))
+    })
+}
+
+fn table(sheet: &Sheet) -> Markup {
     html! {
         table {
-            thead { tr { @for title in table::header(report) { th { (title) } } } }
+            thead { tr { @for title in &sheet.header { th { (title) } } } }
             tbody {
-                @for line in table::lines(report) {
+                @for line in &sheet.lines {
                     tr { @for cell in line { td { (cell) } } }
                 }
             }
@@ -81,8 +98,10 @@ fn settings(report: &Report) -> Markup {
 /// A panel of bars per row of the table, each with a scale of its own, as SVG.
 fn chart(report: &Report) -> Result<String> {
     let mut svg = String::new();
+    let bars = u32::try_from(report.order.len())?;
+    let size = (CHART_WIDTH, 3 * (PANEL_HEIGHT + bars * BAR_HEIGHT));
     {
-        let root = SVGBackend::with_string(&mut svg, CHART_SIZE).into_drawing_area();
+        let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
         let drawn = root.fill(&WHITE).map_err(|e| anyhow!("cannot draw the chart: {e}"));
         drawn?;
         for (row, area) in rows().zip(root.split_evenly(PANELS)) {

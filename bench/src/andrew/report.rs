@@ -9,6 +9,7 @@ use super::phases::Phase;
 use super::result::TreeResult;
 use super::run::Sample;
 use crate::clusters::{BFS_NR, REPLICATED};
+use crate::promises::Promise;
 use crate::stats::{Summary, median};
 
 /// The row after the phases.
@@ -21,6 +22,12 @@ pub(crate) struct Report {
     pub columns: BTreeMap<String, Column>,
     /// The columns' names from left to right.
     pub order: Vec<String>,
+    /// The peers that could not be set up, and why.
+    pub missing: BTreeMap<String, String>,
+    /// What each column promises, and what its disk shows of it.
+    pub promises: BTreeMap<String, Promise>,
+    /// Every column's total in percent of every other's: the medians of the rounds' ratios.
+    pub ratios: BTreeMap<String, BTreeMap<String, f64>>,
     /// What every run left in its target.
     pub result: TreeResult,
     /// Machine, versions, and how it was measured.
@@ -41,6 +48,8 @@ pub(crate) struct Column {
     pub cpu: Option<BTreeMap<&'static str, f64>>,
     /// Median protocol messages; `None` where nobody counts.
     pub messages: Option<BTreeMap<&'static str, f64>>,
+    /// Median flushes of the disk, by whomever; `None` where it does not count them.
+    pub flushes: Option<BTreeMap<&'static str, f64>>,
     /// Median operations that the replicas have carried out for the mount.
     pub operations: Option<BTreeMap<&'static str, f64>>,
     /// Messages per operation.
@@ -68,6 +77,8 @@ impl Column {
         let operations = collect(samples, |sample, phase| {
             sample.usage[phase].counters.map(|counters| counters.operations as f64)
         });
+        let flushes =
+            collect(samples, |sample, phase| sample.flushes[phase].map(|flushes| flushes as f64));
         let (messages, operations) = (messages.map(medians), operations.map(medians));
         Self {
             spread: seconds
@@ -77,6 +88,7 @@ impl Column {
             seconds: medians(seconds.clone()),
             samples: seconds,
             cpu: cpu.map(medians),
+            flushes: flushes.map(medians),
             messages_per_operation: shares(messages.as_ref(), operations.as_ref()),
             messages,
             operations,
@@ -135,7 +147,9 @@ impl Report {
                 (name.clone(), Column { baseline, ..Column::new(samples) })
             })
             .collect();
-        Self { columns, order, result, settings }
+        let ratios = ratios(&columns);
+        let (missing, promises) = (BTreeMap::new(), BTreeMap::new());
+        Self { columns, order, missing, promises, ratios, result, settings }
     }
 
     /// The columns from left to right.
@@ -147,6 +161,19 @@ impl Report {
     pub(crate) fn base(&self, column: &Column, row: &str) -> Option<f64> {
         self.columns.get(column.baseline.as_ref()?)?.seconds.get(row).copied()
     }
+}
+
+/// Rounds are interleaved, so that a drift of the machine is in both halves of a ratio.
+fn ratios(columns: &BTreeMap<String, Column>) -> BTreeMap<String, BTreeMap<String, f64>> {
+    let ratio = |column: &Column, base: &Column| {
+        let rounds = column.samples.get(TOTAL)?.iter().zip(base.samples.get(TOTAL)?);
+        median(&rounds.map(|(total, base)| total / base * 100.0).collect::<Vec<_>>())
+    };
+    let against_all = |column: &Column| {
+        let all = columns.iter();
+        all.filter_map(|(name, base)| Some((name.clone(), ratio(column, base)?))).collect()
+    };
+    columns.iter().map(|(name, column)| (name.clone(), against_all(column))).collect()
 }
 
 /// BFS-nr of the same durability, or BFS-nr, or the first column.
@@ -170,7 +197,7 @@ mod tests {
         let counters = Counters { messages: 29, operations: 1 };
         let usage =
             Usage { cpu: Some(Duration::from_millis(10) * scale), counters: Some(counters) };
-        Sample { seconds: [f64::from(scale); 5], usage: [usage; 5] }
+        Sample { seconds: [f64::from(scale); 5], usage: [usage; 5], flushes: [Some(3); 5] }
     }
 
     #[test]
@@ -180,6 +207,7 @@ mod tests {
         assert_eq!(column.seconds[TOTAL], 10.0);
         assert_eq!(column.spread["make"].max, 3.0);
         assert_eq!(column.samples["read"], [3.0, 1.0, 2.0]);
+        assert_eq!(column.flushes.as_ref().expect("counted")[TOTAL], 15.0);
         assert!((column.cpu.expect("known")[TOTAL] - 0.1).abs() < 1e-9);
         assert_eq!(column.messages_per_operation.expect("known")["copy"], 29.0);
     }
@@ -190,6 +218,17 @@ mod tests {
         let column = Column::new(&[sample(1), blank]);
         assert!(column.cpu.is_none() && column.messages.is_none());
         assert!(column.messages_per_operation.is_none());
+    }
+
+    #[test]
+    fn ratios_are_medians_of_the_rounds_and_not_of_the_columns() {
+        // The machine slows down by 10 in the third round: both columns feel it.
+        let slow = Column::new(&[sample(2), sample(4), sample(60)]);
+        let fast = Column::new(&[sample(1), sample(1), sample(10)]);
+        let columns = BTreeMap::from([("slow".to_owned(), slow), ("fast".to_owned(), fast)]);
+        let ratios = ratios(&columns);
+        assert_eq!(ratios["slow"]["fast"], 400.0);
+        assert_eq!(ratios["fast"]["fast"], 100.0);
     }
 
     #[test]

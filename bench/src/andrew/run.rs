@@ -1,6 +1,6 @@
 //! Interleaved runs of the five phases over all targets.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
@@ -10,9 +10,9 @@ use super::phases::Phase;
 use super::result::TreeResult;
 use super::tree::Tree;
 use crate::caches::Caches;
-use crate::interrupt;
 use crate::progress::Progress;
 use crate::target::{Target, Usage};
+use crate::{interrupt, procstat};
 
 /// What one run over one target measured, per phase.
 #[derive(Clone, Debug)]
@@ -21,11 +21,15 @@ pub(crate) struct Sample {
     pub seconds: [f64; Phase::ALL.len()],
     /// What the target's processes used.
     pub usage: [Usage; Phase::ALL.len()],
+    /// Flushes of the disk, by whomever; `None` where it does not count them.
+    pub flushes: [Option<u64>; Phase::ALL.len()],
 }
 
 /// How often, over how much, and from which caches.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Plan {
+pub(crate) struct Plan<'a> {
+    /// A directory on the disk whose flushes are counted.
+    pub disk: &'a Path,
     /// Runs per target.
     pub runs: usize,
     /// Copies of the tree per run.
@@ -46,7 +50,7 @@ pub(crate) struct Measured {
 ///
 /// # Errors
 /// If a phase fails, targets disagree about the result, or the person asked to stop.
-pub(crate) fn run(tree: &Tree, targets: &mut [Target], plan: Plan) -> Result<Measured> {
+pub(crate) fn run(tree: &Tree, targets: &mut [Target], plan: Plan<'_>) -> Result<Measured> {
     ensure!(!targets.is_empty(), "there is nothing to measure: name a --target or --columns");
     let mut samples = vec![Vec::with_capacity(plan.runs); targets.len()];
     let mut reference: Option<(String, TreeResult)> = None;
@@ -78,14 +82,14 @@ pub(crate) fn run(tree: &Tree, targets: &mut [Target], plan: Plan) -> Result<Mea
 }
 
 /// One run over one target, in a directory of its own that is removed whatever happens.
-fn run_once(tree: &Tree, target: &mut Target, plan: Plan) -> Result<(Sample, TreeResult)> {
+fn run_once(tree: &Tree, target: &mut Target, plan: Plan<'_>) -> Result<(Sample, TreeResult)> {
     let scratch = tempfile::Builder::new()
         .prefix("andrew-")
         .tempdir_in(&target.dir)
         .with_context(|| format!("cannot write to {}", target.dir.display()))?;
     let roots: Vec<PathBuf> =
         (1..=plan.copies).map(|copy| scratch.path().join(format!("copy-{copy}"))).collect();
-    let mut sample = Sample { seconds: [0.0; 5], usage: [Usage::default(); 5] };
+    let mut sample = Sample { seconds: [0.0; 5], usage: [Usage::default(); 5], flushes: [None; 5] };
     // Dirty pages of the run before are not this one's debt.
     rustix::fs::sync();
     for (index, phase) in Phase::ALL.into_iter().enumerate() {
@@ -94,11 +98,14 @@ fn run_once(tree: &Tree, target: &mut Target, plan: Plan) -> Result<(Sample, Tre
             warm_compiler()?;
         }
         let meter = target.meter()?;
+        let flushes = procstat::disk_flushes(plan.disk);
         let start = Instant::now();
         for root in &roots {
             phase.run(tree, root)?;
         }
         sample.seconds[index] = start.elapsed().as_secs_f64();
+        let flushed = procstat::disk_flushes(plan.disk).zip(flushes);
+        sample.flushes[index] = flushed.map(|(after, before)| after.saturating_sub(before));
         sample.usage[index] = target.usage(&meter)?;
     }
     let result = check_copies(tree, &roots)?;

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::load::Point;
+use crate::promises::{self, Promise};
 use crate::stats::{Summary, median};
 
 /// What was measured: an operation, and how many of it in flight.
@@ -32,8 +33,13 @@ pub(crate) struct Report {
     pub order: Vec<String>,
     /// Machine, versions, and how it was measured.
     pub settings: BTreeMap<&'static str, Value>,
+    /// The peers that could not be set up, and why.
+    pub missing: BTreeMap<String, String>,
+    /// What each target promises, and what its disk shows of it.
+    pub promises: BTreeMap<String, Promise>,
+    /// What was measured, from top to bottom.
     #[serde(skip)]
-    cases: Vec<Case>,
+    pub cases: Vec<Case>,
 }
 
 /// Medians over the rounds.
@@ -93,7 +99,8 @@ impl Report {
                 ops.entry(op.clone()).or_default().insert(*in_flight, cell);
             }
         }
-        Self { targets, order, settings, cases }
+        let (missing, promises) = (BTreeMap::new(), BTreeMap::new());
+        Self { targets, order, settings, missing, promises, cases }
     }
 
     fn cell(&self, target: &str, case: &Case) -> Option<&Cell> {
@@ -116,7 +123,12 @@ impl Report {
                 None => cpu,
             })
         });
-        [latency, throughput, cost].join("\n")
+        let mut all = vec![latency, throughput, cost];
+        if !self.promises.is_empty() {
+            all.push(promises::draw(&promises::rows(&self.order, &self.promises)));
+        }
+        all.extend(self.missing.iter().map(|(name, why)| format!("not measured: {name}: {why}")));
+        all.join("\n")
     }
 
     fn table(&self, title: &str, value: impl Fn(&Cell) -> Option<String>) -> String {

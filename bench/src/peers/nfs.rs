@@ -25,6 +25,15 @@ pub(super) fn client() -> &'static str {
     if in_kernel() { "the kernel's NFS client" } else { "an NFSv3 client in user space over FUSE" }
 }
 
+/// What it may have cached.
+pub(super) fn stale() -> &'static str {
+    if in_kernel() {
+        "names and attributes, 3 to 60 s; contents until opened anew"
+    } else {
+        "nothing"
+    }
+}
+
 fn in_kernel() -> bool {
     let known = || fs::read_to_string("/proc/filesystems").is_ok_and(|all| all.contains("\tnfs\n"));
     known() || (run("modprobe", &["nfs"]).is_ok() && known())
