@@ -83,11 +83,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             ("pinning", json!(pinning)),
             ("targets", json!(lab.notes)),
         ]);
-        let order = lab.targets.iter().map(|target| target.name.clone()).collect();
+        let names = lab.targets.iter().map(|target| target.name.clone());
+        let complete = names.zip(measured.samples);
+        let (order, samples): (Vec<_>, Vec<_>) =
+            complete.filter(|(name, _)| !measured.failed.contains_key(name)).unzip();
         let report = Report {
-            missing: lab.missing.clone(),
+            missing: lab.missing.clone().into_iter().chain(measured.failed).collect(),
             promises: lab.promises.clone(),
-            ..Report::new(order, &measured.samples, measured.result, settings)
+            ..Report::new(order, &samples, measured.result, settings)
         };
         println!("{}", table::render(&report));
         println!(

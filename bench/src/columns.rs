@@ -195,7 +195,7 @@ pub(crate) fn set_up(chosen: &Chosen) -> Result<Lab> {
             || format!("--dir {}: cannot make a directory there", chosen.dir.display()),
         )?;
     let columns = chosen.all();
-    let wanted: Vec<_> = columns.iter().filter_map(|column| column.peer()).collect();
+    let wanted: Vec<_> = columns.iter().filter_map(Column::peer).collect();
     let mut setting =
         Setting { clusters: Clusters::default(), peers: Peers::prepare(&wanted, dir.path()) };
     let mut targets = Vec::new();

@@ -90,7 +90,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// # Errors
 /// If FUSE is missing or fails.
 pub(crate) fn serve(
-    filesystem: impl Filesystem + Send + Sync + 'static,
+    filesystem: impl Filesystem + 'static,
     mount_point: &Path,
     config: &Config,
 ) -> Result<()> {

@@ -146,11 +146,11 @@ impl Peers {
             .iter()
             .map(|peer| (*peer, told(packages::ensure_installed(peer.packages()))))
             .collect();
-        if !wanted.is_empty()
+        if installed.iter().any(|(_, version)| version.is_ok())
             && let Err(error) = folder(dir, "state").and_then(|dir| sandbox::enter(&dir))
         {
             for (_, version) in &mut installed {
-                *version = version.clone().and(Err(format!("{error:#}")));
+                *version = version.clone().and_then(|_| Err(format!("{error:#}")));
             }
         }
         Self { dir: dir.to_owned(), installed, nfs: None, gluster: None }

@@ -28,6 +28,11 @@ pub(crate) trait Backing: fmt::Debug {
     /// If the directory cannot be mounted again.
     fn remount(&mut self) -> Result<()>;
 
+    /// Whether it is a file system of others, whose failure does not end a benchmark.
+    fn is_peer(&self) -> bool {
+        false
+    }
+
     /// The replicas of bftfs behind the mount, if there are any.
     fn replicas(&self) -> Option<Replicas> {
         None

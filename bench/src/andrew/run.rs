@@ -1,5 +1,6 @@
 //! Interleaved runs of the five phases over all targets.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -43,6 +44,8 @@ pub(crate) struct Plan<'a> {
 pub(crate) struct Measured {
     pub samples: Vec<Vec<Sample>>,
     pub result: TreeResult,
+    /// The peers that failed, and how: their samples are not those of all rounds.
+    pub failed: BTreeMap<String, String>,
 }
 
 /// Runs the benchmark: each round visits every target, the first one rotating, so that a drift of
@@ -53,32 +56,59 @@ pub(crate) struct Measured {
 pub(crate) fn run(tree: &Tree, targets: &mut [Target], plan: Plan<'_>) -> Result<Measured> {
     ensure!(!targets.is_empty(), "there is nothing to measure: name a --target or --columns");
     let mut samples = vec![Vec::with_capacity(plan.runs); targets.len()];
-    let mut reference: Option<(String, TreeResult)> = None;
+    let mut reference = None;
+    let mut failed = BTreeMap::new();
     let progress = Progress::new(plan.runs * targets.len());
     warm_compiler().context("the C compiler does not work here; is gcc installed?")?;
     for round in 0..plan.runs {
         for turn in 0..targets.len() {
             let index = (round + turn) % targets.len();
             let target = &mut targets[index];
+            if failed.contains_key(&target.name) {
+                continue;
+            }
             let label = format!("run {}/{} {}", round + 1, plan.runs, target.name);
             progress.begin(&label);
-            let (sample, result) = run_once(tree, target, plan)
-                .with_context(|| format!("target {}: the benchmark failed", target.name))?;
-            let total: f64 = sample.seconds.iter().sum();
-            progress.end(&format!("{label}: {total:.2} s"));
-            samples[index].push(sample);
-            match &reference {
-                Some((first, wanted)) => ensure!(
-                    *wanted == result,
-                    "targets {first} and {} ended with different trees: {wanted:?}, {result:?}",
-                    target.name
-                ),
-                None => reference = Some((target.name.clone(), result)),
+            let measured = run_once(tree, target, plan)
+                .and_then(|(sample, result)| {
+                    compare(&mut reference, target, result).map(|()| sample)
+                })
+                .with_context(|| format!("target {}: the benchmark failed", target.name));
+            match measured {
+                Ok(sample) => {
+                    let total: f64 = sample.seconds.iter().sum();
+                    progress.end(&format!("{label}: {total:.2} s"));
+                    samples[index].push(sample);
+                }
+                // What others do wrong is told, and is no reason to lose the rest.
+                Err(error) if target.backing.is_peer() && interrupt::check().is_ok() => {
+                    progress.end(&format!("{label}: {error:#}"));
+                    failed.insert(target.name.clone(), format!("{error:#}"));
+                }
+                Err(error) => return Err(error),
             }
         }
     }
     let (_, result) = reference.context("--runs must be at least 1")?;
-    Ok(Measured { samples, result })
+    Ok(Measured { samples, result, failed })
+}
+
+/// Notes what the first target was left with, and that all others are left with the same.
+fn compare(
+    reference: &mut Option<(String, TreeResult)>,
+    target: &Target,
+    result: TreeResult,
+) -> Result<()> {
+    let Some((first, wanted)) = reference else {
+        *reference = Some((target.name.clone(), result));
+        return Ok(());
+    };
+    ensure!(
+        *wanted == result,
+        "targets {first} and {} ended with different trees: {wanted:?}, {result:?}",
+        target.name
+    );
+    Ok(())
 }
 
 /// One run over one target, in a directory of its own that is removed whatever happens.

@@ -3,7 +3,7 @@
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::report::{Column, Report, TOTAL, rows};
-use crate::clusters::{BFS_NR, ClusterColumn};
+use crate::clusters::{BFS_NR, ClusterColumn, REPLICATED};
 use crate::peers::NFS_STD;
 use crate::{promises, stats};
 
@@ -61,8 +61,9 @@ pub(crate) fn sheets(report: &Report) -> Vec<Sheet> {
     }
     let own = |name: &str| ClusterColumn::parse(name).is_some();
     let ours: Vec<_> = all.iter().copied().filter(|name| own(name)).collect();
+    let replicated = format!("{BFS_NR}{REPLICATED}");
     let mut sheets = Vec::new();
-    if all.contains(&BFS_NR) {
+    if all.iter().any(|name| [BFS_NR, &replicated].contains(name)) {
         let title = "Against BFS-nr, the unreplicated server, of the same durability";
         sheets.push(phases(report, title, &ours, None));
     }

@@ -119,6 +119,8 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
+    use nfs3_client::nfs3_types::nfs3::specdata3;
+
     #[test]
     fn a_status_is_the_errno_of_linux_and_not_its_own_number() {
         // 66 and 70 are other errors on Linux.
@@ -129,19 +131,25 @@ mod tests {
 
     #[test]
     fn attributes_keep_kind_mode_times_and_the_root() {
-        let time = nfstime3 { seconds: 7, nseconds: 8 };
         let given = fattr3 {
             type_: ftype3::NF3DIR,
             mode: 0o41755,
-            fileid: 12,
+            nlink: 2,
+            uid: 3,
+            gid: 4,
+            size: 5,
             used: 513,
-            mtime: time,
-            ..fattr3::default()
+            rdev: specdata3::default(),
+            fsid: 6,
+            fileid: 12,
+            atime: nfstime3::default(),
+            mtime: nfstime3 { seconds: 7, nseconds: 8 },
+            ctime: nfstime3::default(),
         };
         let read = attributes(&given, 12);
         assert_eq!((read.ino, read.kind, read.perm), (INodeNo::ROOT, FileType::Directory, 0o1755));
         assert_eq!(read.mtime, UNIX_EPOCH + Duration::new(7, 8));
-        assert_eq!(read.blocks, 2);
+        assert_eq!((read.nlink, read.uid, read.gid, read.size, read.blocks), (2, 3, 4, 5, 2));
         assert_eq!(attributes(&given, 1).ino, INodeNo(12));
     }
 

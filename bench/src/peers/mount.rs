@@ -102,6 +102,10 @@ impl Backing for PeerMount {
         Ok(None)
     }
 
+    fn is_peer(&self) -> bool {
+        true
+    }
+
     fn remount(&mut self) -> Result<()> {
         self.unmount()?;
         self.mount()

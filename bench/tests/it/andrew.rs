@@ -169,6 +169,43 @@ fn a_tree_with_a_makefile_is_made() {
 }
 
 #[test]
+fn a_peer_that_cannot_be_installed_is_named_and_the_rest_is_measured() {
+    let bench = Bench::new();
+    let programs = bench.path("bin");
+    fs::create_dir(&programs).expect("mkdir");
+    for name in ["dpkg-query", "apt-get"] {
+        let path = programs.join(name);
+        fs::write(&path, "#!/bin/sh\necho none of this here >&2\nexit 1\n").expect("write");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("chmod");
+    }
+    let path = std::env::var("PATH").expect("a search path");
+    let html = bench.path("report.html");
+    let output = bench
+        .command(&["--runs=1", "--copies=1,2", "--peers=sshfs,ext4"])
+        .arg(format!("--html={}", html.display()))
+        .env("PATH", format!("{}:{path}", programs.display()))
+        .output()
+        .expect("the program runs");
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{message}");
+    bench.assert_clean();
+    let reports = bench.report();
+    assert_eq!(reports.as_array().map(Vec::len), Some(2), "one report for each of --copies");
+    for (report, copies) in [(&reports[0], 1), (&reports[1], 2)] {
+        assert_eq!(report["settings"]["copies"], copies);
+        let why = report["missing"]["sshfs"].as_str().expect("a reason");
+        assert!(why.contains("cannot install sshfs") && why.contains("none of this here"), "{why}");
+        assert_eq!(report["order"], serde_json::json!(["ext4", "nr", "other"]));
+        assert_eq!(report["ratios"]["ext4"]["ext4"], 100.0);
+        assert_eq!(report["promises"]["ext4"]["synced"], "on the disk");
+    }
+    let table = String::from_utf8(output.stdout).expect("UTF-8");
+    assert_eq!(table.matches("not measured: sshfs: cannot install sshfs").count(), 2, "{table}");
+    assert!(table.contains("Against BFS-nr") && table.contains("Against everything"), "{table}");
+    assert!(fs::read_to_string(html).expect("a page").contains("not measured: sshfs"));
+}
+
+#[test]
 fn an_interrupt_leaves_nothing_behind() {
     let bench = Bench::new();
     let mut child = bench.command(&["--runs=1000"]).spawn().expect("the program runs");
@@ -198,6 +235,8 @@ fn wrong_arguments_are_named() {
     refused(&["--pids=zz=1"], "there is no such --target");
     refused(&["--pids=nr=x"], "no process id");
     refused(&["--columns=ext5"], "ext5");
+    refused(&["--peers=ntfs"], "there is ext4, passthrough, nfs-sync");
+    refused(&["--replicas=5"], "expected 4, 7, 10");
     refused(&["--tree=/nowhere/at/all"], "not a directory");
     refused(&["--runs=0"], "--runs");
     bench.assert_clean();
