@@ -38,7 +38,9 @@ impl Daemon {
     /// If it cannot be started.
     pub(super) fn server<S: AsRef<OsStr>>(log: PathBuf, command: &[S]) -> Result<Self> {
         let own = ["unshare", "--pid", "--fork", "--kill-child=KILL", "--"];
-        Self::start(log, &own, command)
+        // The shell waits: a server that gives up its rights would also lose the order to end.
+        let waiting = ["sh", "-c", "\"$@\"; exit $?", "sh"];
+        Self::start(log, &[own.as_slice(), &waiting].concat(), command)
     }
 
     /// Starts a mount, which has to see the processes that use it.

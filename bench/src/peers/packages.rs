@@ -89,14 +89,3 @@ impl Drop for Policy {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_package_that_does_not_exist_is_named() {
-        let error = ensure_installed(&["bftfs-no-such-package"]).expect_err("there is none");
-        assert!(format!("{error:#}").contains("bftfs-no-such-package"), "{error:#}");
-    }
-}

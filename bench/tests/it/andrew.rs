@@ -178,11 +178,15 @@ fn a_peer_that_cannot_be_installed_is_named_and_the_rest_is_measured() {
         fs::write(&path, "#!/bin/sh\necho none of this here >&2\nexit 1\n").expect("write");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("chmod");
     }
+    let tree = bench.path("tree");
+    fs::create_dir(&tree).expect("mkdir");
+    fs::write(tree.join("hello.c"), "int main(void) { return 0; }\n").expect("write");
     let path = std::env::var("PATH").expect("a search path");
     let html = bench.path("report.html");
     let output = bench
         .command(&["--runs=1", "--copies=1,2", "--peers=sshfs,ext4"])
         .arg(format!("--html={}", html.display()))
+        .arg(format!("--tree={}", tree.display()))
         .env("PATH", format!("{}:{path}", programs.display()))
         .output()
         .expect("the program runs");
