@@ -105,6 +105,12 @@ impl Node {
             administrators: file.administrators(),
             ..FileSystem::new(file.capacity_bytes, file.capacity_inodes)
         };
+        let loaded = loaded.map(|mut loaded| {
+            if loaded.root.seq == Seq(0) {
+                service.begin_anew(&mut loaded.service, loaded.root.time);
+            }
+            loaded
+        });
         let clock = Clock::default();
         let replica = Replica::recover(setup, service, clock.now(), loaded, records);
         let replica = replica.with_context(|| unusable("the journal", &paths.data))?;

@@ -38,6 +38,7 @@
 //!
 //! ACLs are attributes, sorted as `acl.rs` says. The permission bits always say what the ACL does.
 
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use bftfs_proto::types::{ClientId, SessionId};
@@ -88,6 +89,16 @@ pub(crate) mod table {
     pub(crate) const ATTENDANCE: u8 = 14;
     pub(crate) const LIMBO: u8 = 15;
     pub(crate) const UNNAMED: u8 = 16;
+}
+
+/// The sessions that hold anything: files without names, locks, or others' patience.
+pub(crate) fn sessions(tree: &Tree) -> BTreeSet<SessionId> {
+    let tables = [table::ORPHAN, table::SESSION_LOCKS, table::ATTENDANCE];
+    let keys = tables.into_iter().flat_map(|table| {
+        // A key without a session's number is the table's own.
+        tree.prefix(&[table]).filter_map(|(key, _)| key.get(1..9)?.try_into().ok())
+    });
+    keys.map(|number: [u8; 8]| SessionId(u64::from_be_bytes(number))).collect()
 }
 
 /// Bits of an inode's mode that nobody is shown: which of the attributes that rules ask about it

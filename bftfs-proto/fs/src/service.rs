@@ -128,6 +128,16 @@ impl Service for FileSystem {
     }
 }
 
+impl FileSystem {
+    /// Begins a new cluster with the file system of another. What sessions held there nobody holds
+    /// here, where others have their numbers.
+    pub fn begin_anew(&self, state: &mut Tree, time: Wall) {
+        for session in layout::sessions(state) {
+            self.session_closed(state, session, time);
+        }
+    }
+}
+
 fn begin<'a>(
     tree: &'a mut Tree,
     who: &'a Credentials,

@@ -79,6 +79,11 @@ impl Host {
         self.check();
     }
 
+    pub(crate) fn begin_anew(&mut self) {
+        self.service.begin_anew(&mut self.tree, Wall(self.time));
+        self.check();
+    }
+
     fn check(&self) {
         if self.checked {
             assert_eq!(check(&self.tree), []);

@@ -291,3 +291,20 @@ fn a_confined_client_hears_of_what_lay_in_its_subtree_and_keeps_nothing_else() {
         assert!(!exists(&mut host, within));
     }
 }
+
+#[test]
+fn what_sessions_of_another_cluster_held_nobody_holds_in_a_new_one() {
+    let (mut host, ino) = attended(&[1, 2]);
+    let locked = by(&mut host, 2).make(create(ROOT, "locked", 0o644)).ino;
+    let lock = Lock { start: 0, end: 9, kind: LockKind::Write, owner: 5, pid: 7 };
+    let take = |host: &mut Host| host.root(Operation::SetLock { ino: locked, lock, wait: false });
+    assert_eq!(take(&mut host), Ok(Reply::Locked { any: true }));
+    host.root(unlink_kept(ROOT, "f")).expect("removed");
+    assert!(take(by(&mut host, 1)).is_err(), "it is another session's");
+    host.begin_anew();
+    assert!(!exists(by(&mut host, 1), ino), "the session of that number has never seen it");
+    assert_eq!(take(&mut host), Ok(Reply::Locked { any: true }));
+    let again = by(&mut host, 1).make(create(ROOT, "f", 0o644)).ino;
+    host.root(unlink(ROOT, "f")).expect("removed");
+    assert!(!exists(&mut host, again), "nobody attends");
+}
