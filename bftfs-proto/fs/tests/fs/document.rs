@@ -3,13 +3,15 @@
 use std::collections::BTreeSet;
 
 const DOCUMENT: &str = include_str!("../../../../docs/semantics.md");
-const TESTS: [(&str, &str); 11] = [
+const TESTS: [(&str, &str); 13] = [
     ("acl", include_str!("acl.rs")),
     ("contents", include_str!("contents.rs")),
     ("damage", include_str!("damage.rs")),
     ("keeping", include_str!("keeping.rs")),
+    ("limbo", include_str!("limbo.rs")),
     ("locks", include_str!("locks.rs")),
     ("model", include_str!("model.rs")),
+    ("model::unnamed", include_str!("model/unnamed.rs")),
     ("names", include_str!("names.rs")),
     ("ranges", include_str!("ranges.rs")),
     ("rights", include_str!("rights.rs")),
