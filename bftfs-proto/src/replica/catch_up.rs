@@ -86,15 +86,14 @@ impl<S: Service> Replica<S> {
             if self.is_given_up(&what, want.attempts) {
                 continue;
             }
-            let next = self.whom_to_ask(&what, &mut want.asked);
-            wanted.entry(next).or_default().push(what);
-            if let Some(primary) =
-                self.proposer(&what).filter(|id| want.attempts == 0 && *id != next)
-            {
-                wanted.entry(primary).or_default().push(what);
-            }
             want.attempts += 1;
-            want.asked.push(next);
+            // A replica alone has nobody to ask.
+            if let Some(next) = self.whom_to_ask(&what, &mut want.asked) {
+                want.asked.push(next);
+                wanted.entry(next).or_default().push(what);
+                let besides = self.proposer(&what).filter(|id| want.attempts == 1 && *id != next);
+                besides.into_iter().for_each(|id| wanted.entry(id).or_default().push(what));
+            }
             let pause = match what {
                 Fetch::Block(_) => FETCH_BLOCK_PAUSE_NANOS,
                 Fetch::Request(_) | Fetch::Batch(_) | Fetch::Stable(_) => FETCH_PAUSE_NANOS,
@@ -133,7 +132,7 @@ impl<S: Service> Replica<S> {
 
     /// Whom to ask next: all in turn, first who has most likely got it, and last whoever does not
     /// answer of late: a liar that leaves a replica out must not cost it a pause for each thing.
-    fn whom_to_ask(&self, what: &Fetch, asked: &mut Vec<ReplicaId>) -> ReplicaId {
+    fn whom_to_ask(&self, what: &Fetch, asked: &mut Vec<ReplicaId>) -> Option<ReplicaId> {
         let n = u32::try_from(self.cluster.n()).unwrap_or(u32::MAX);
         let next = ReplicaId((self.me.0 + 1) % n);
         let first = match what {
@@ -153,7 +152,7 @@ impl<S: Service> Replica<S> {
             let times = self.unanswered.get(id).copied().unwrap_or(0);
             if times < UNANSWERED_MAX { 0 } else { times }
         };
-        others.min_by_key(silence).unwrap_or(next)
+        others.min_by_key(silence)
     }
 
     pub(super) fn send_status(&mut self) {
