@@ -81,7 +81,7 @@ impl Node {
         let records: Vec<Record> = records.with_context(|| unusable("the journal", &paths.data))?;
         let blocks = store.blocks();
         let source: Arc<dyn Source> = Arc::new(blocks.clone());
-        let loaded = match checkpoint {
+        let mut loaded = match checkpoint {
             Some(checkpoint) => {
                 let root: StateRoot = codec::decode(&checkpoint.meta)
                     .with_context(|| unusable("the checkpoint", &paths.data))?;
@@ -105,12 +105,9 @@ impl Node {
             administrators: file.administrators(),
             ..FileSystem::new(file.capacity_bytes, file.capacity_inodes)
         };
-        let loaded = loaded.map(|mut loaded| {
-            if loaded.root.seq == Seq(0) {
-                service.begin_anew(&mut loaded.service, loaded.root.time);
-            }
-            loaded
-        });
+        if let Some(imported) = loaded.as_mut().filter(|loaded| loaded.root.seq == Seq(0)) {
+            service.begin_anew(&mut imported.service, imported.root.time);
+        }
         let clock = Clock::default();
         let replica = Replica::recover(setup, service, clock.now(), loaded, records);
         let replica = replica.with_context(|| unusable("the journal", &paths.data))?;

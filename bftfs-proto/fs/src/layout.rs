@@ -96,9 +96,9 @@ pub(crate) fn sessions(tree: &Tree) -> BTreeSet<SessionId> {
     let tables = [table::ORPHAN, table::SESSION_LOCKS, table::ATTENDANCE];
     let keys = tables.into_iter().flat_map(|table| {
         // A key without a session's number is the table's own.
-        tree.prefix(&[table]).filter_map(|(key, _)| key.get(1..9)?.try_into().ok())
+        tree.prefix(&[table]).filter_map(|(key, _)| number_of(key.get(..9)?))
     });
-    keys.map(|number: [u8; 8]| SessionId(u64::from_be_bytes(number))).collect()
+    keys.map(SessionId).collect()
 }
 
 /// Bits of an inode's mode that nobody is shown: which of the attributes that rules ask about it

@@ -99,14 +99,11 @@ impl<S: Service> Replica<S> {
         if views.suspects || self.cluster.n() == 1 || !self.may_vote() {
             return None;
         }
-        if views.conduct.condemned {
+        if self.is_to_go() {
             return Some(views.since);
         }
         if self.is_catching_up() {
             return None;
-        }
-        if self.is_served_slowly() {
-            return Some(views.since);
         }
         if views.active {
             let rest = views.timeout.saturating_sub(RELAY_NANOS);
@@ -130,8 +127,7 @@ impl<S: Service> Replica<S> {
         let due = |replica: &Self| replica.suspicion_due().is_some_and(|due| due <= now);
         while due(self) {
             if self.views.active
-                && !self.views.conduct.condemned
-                && !self.is_served_slowly()
+                && !self.is_to_go()
                 && let Some(owed) = self.pool.owed()
                 && !self.is_owed(&owed.digest)
             {
@@ -172,9 +168,12 @@ impl<S: Service> Replica<S> {
         untimely || self.is_unfair()
     }
 
-    fn is_served_slowly(&self) -> bool {
-        let settled = self.now.mono >= self.views.since.after(GRACE_NANOS);
-        self.views.active && settled && !self.is_primary() && self.views.conduct.is_slow()
+    /// What the primary did suffices, whether or not a request waits.
+    fn is_to_go(&self) -> bool {
+        let (views, now) = (&self.views, self.now.mono);
+        let settled = views.active && now >= views.since.after(GRACE_NANOS);
+        let judges = settled && !self.is_primary() && !self.is_catching_up();
+        views.conduct.condemned || (judges && views.conduct.is_slow())
     }
 
     /// The primary proposed a time that this replica cannot accept: its clock is wrong, or this one.

@@ -30,21 +30,23 @@ impl Tables {
             *limbo.entry(entry.ino).or_default() += 1;
             *keepers.entry(entry.ino).or_default() += 1;
         }
-        for (ino, inode) in self.inodes.clone() {
-            let kept = keepers.remove(&ino).unwrap_or_default();
-            let unnamed = self.unnamed.remove(&ino);
+        let inodes = core::mem::take(&mut self.inodes);
+        for (ino, inode) in &inodes {
+            let kept = keepers.remove(ino).unwrap_or_default();
+            let unnamed = self.unnamed.remove(ino);
             let counted = unnamed.as_ref().map(|unnamed| unnamed.keepers);
             let due = if inode.nlink == 0 { counted.unwrap_or(1) } else { 0 };
             let idle = counted == Some(0) || (counted.is_some() && inode.nlink > 0);
             self.require(kept == due && !idle, || {
                 format!("inode {ino} with {} names is kept {kept} times, not {due}", inode.nlink)
             });
-            let times = limbo.remove(&ino).unwrap_or_default();
+            let times = limbo.remove(ino).unwrap_or_default();
             let placed = unnamed.is_some_and(|unnamed| !unnamed.above.is_empty());
             self.require(times == 0 && !placed || times == 1 && counted.is_some(), || {
                 format!("inode {ino} is {times} times in limbo, which its record contradicts")
             });
         }
+        self.inodes = inodes;
         let lost = keepers.len() + self.unnamed.len();
         self.require(lost == 0, || format!("{lost} kept files do not exist"));
     }
