@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use bftfs_dev::wait_until;
 use rustix::process::{Pid, Signal};
 
 use crate::interrupt;
@@ -121,14 +122,7 @@ impl Daemon {
     }
 
     fn has_ended(&mut self, patience: Duration) -> bool {
-        let deadline = Instant::now() + patience;
-        loop {
-            match self.child.try_wait() {
-                Ok(None) if Instant::now() < deadline => thread::sleep(POLL),
-                Ok(None) => return false,
-                Ok(Some(_)) | Err(_) => return true,
-            }
-        }
+        wait_until(patience, || !matches!(self.child.try_wait(), Ok(None)))
     }
 }
 

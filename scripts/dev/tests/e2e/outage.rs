@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use bftfs_dev::Mode;
+use bftfs_dev::{Mode, wait_until};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
@@ -107,12 +107,9 @@ fn go_when_killed(point: &Path) -> Result<()> {
             Command::new(program).arg(point.join(name)).stdout(Stdio::null()).spawn()?;
         thread::sleep(Duration::from_millis(500));
         ensure!(child.try_wait()?.is_none(), "{program} ended without a quorum");
-        let start = Instant::now();
         child.kill()?;
-        while child.try_wait()?.is_none() {
-            ensure!(start.elapsed() < KILL_PATIENCE, "{program} was killed and does not go");
-            thread::sleep(Duration::from_millis(10));
-        }
+        let gone = wait_until(KILL_PATIENCE, || !matches!(child.try_wait(), Ok(None)));
+        ensure!(gone, "{program} was killed and does not go");
     }
     Ok(())
 }

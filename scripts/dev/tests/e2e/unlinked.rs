@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use bftfs_dev::Mode;
+use bftfs_dev::{Mode, wait_until};
 
 use crate::lab::with_cluster;
 
@@ -42,11 +42,8 @@ fn a_file_that_another_mount_unlinks_lives_until_it_is_closed() {
         ensure!(fs::read(&one)? == b"another");
         ensure!(used(there.point())? >= before + BYTES as u64, "it takes its space");
         drop(open);
-        let start = Instant::now();
-        while used(there.point())? >= before + BYTES as u64 {
-            ensure!(start.elapsed() < SOON, "its space is not free");
-            thread::sleep(Duration::from_millis(100));
-        }
+        let is_free = || used(there.point()).is_ok_and(|used| used < before + BYTES as u64);
+        ensure!(wait_until(SOON, is_free), "its space is not free");
         here.unmount()?;
         there.unmount()
     });
