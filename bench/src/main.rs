@@ -23,6 +23,7 @@ mod procstat;
 mod progress;
 mod promises;
 mod room;
+mod serving;
 mod stats;
 mod store;
 mod suites;

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use fuser::MountOption;
 
-use crate::passthrough;
+use crate::serving;
 
 mod client;
 mod convert;
@@ -73,7 +73,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let export = Export::new(pool, root, options.writes)
         .map_err(|error| io::Error::from_raw_os_error(error.code()))
         .context("the server does not tell about its export")?;
-    let mut config = passthrough::config("bftfs-nfs");
+    let mut config = serving::config("bftfs-nfs");
     config.mount_options.push(MountOption::DefaultPermissions);
-    passthrough::serve(Nfs::new(export), &mount_point, &config)
+    serving::serve(Nfs::new(export), &mount_point, &config)
 }

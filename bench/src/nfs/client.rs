@@ -15,7 +15,7 @@ use nfs3_client::nfs3_types::rpc::{auth_unix, opaque_auth};
 use nfs3_client::{Nfs3Client, Nfs3ConnectionBuilder, RpcError};
 
 use super::convert;
-use crate::passthrough::lock;
+use crate::serving::lock;
 
 /// A connection on which every call waits: each is used by one thread at a time.
 #[derive(Debug)]

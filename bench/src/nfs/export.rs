@@ -17,12 +17,11 @@ use super::Writes;
 use super::client::Pool;
 use super::convert;
 use super::nodes::{Node, Nodes};
+use crate::serving::Listing;
 
 /// How much of a directory is asked for at once.
 const LISTING_BYTES: u32 = 64 << 10;
 
-/// A directory as it was when its reading began.
-pub(super) type Listing = Vec<(INodeNo, FileType, OsString)>;
 /// Errors are what the kernel is told.
 pub(super) type Result<T> = std::result::Result<T, Errno>;
 

@@ -4,13 +4,12 @@ use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 use std::sync::Mutex;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow,
-    WriteFlags,
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
 use nfs3_client::nfs3_types::nfs3::{
     FSSTAT3args, LINK3args, Nfs3Option, READLINK3args, REMOVE3args, RENAME3args, RMDIR3args, sattr3,
@@ -18,13 +17,9 @@ use nfs3_client::nfs3_types::nfs3::{
 use rustix::fs::OFlags;
 
 use super::convert;
-use super::export::{Export, Listing, Result, place};
-use crate::passthrough::{Handles, lock};
+use super::export::{Export, place};
+use crate::serving::{Handles, Listing, attr, created, empty, entry, listed};
 
-/// Neither names nor attributes are cached by the kernel.
-const TTL: Duration = Duration::ZERO;
-/// A number that is used anew is told apart by the server's handle.
-const GENERATION: Generation = Generation(0);
 /// As `bftfs-mount` has it.
 const FILE_FLAGS: FopenFlags =
     FopenFlags::FOPEN_DIRECT_IO.union(FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES);
@@ -40,27 +35,6 @@ impl Nfs {
     /// Serves `export`.
     pub(super) fn new(export: Export) -> Self {
         Self { export, dirs: Handles::default() }
-    }
-}
-
-fn entry(reply: ReplyEntry, result: Result<FileAttr>) {
-    match result {
-        Ok(attributes) => reply.entry(&TTL, &attributes, GENERATION),
-        Err(error) => reply.error(error),
-    }
-}
-
-fn attr(reply: ReplyAttr, result: Result<FileAttr>) {
-    match result {
-        Ok(attributes) => reply.attr(&TTL, &attributes),
-        Err(error) => reply.error(error),
-    }
-}
-
-fn empty(reply: ReplyEmpty, result: Result<()>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(error),
     }
 }
 
@@ -233,10 +207,8 @@ impl Filesystem for Nfs {
         reply: ReplyCreate,
     ) {
         let begin = convert::fresh(mode, req.uid(), req.gid());
-        match self.export.create_file((parent, name), begin, flags) {
-            Ok(made) => reply.created(&TTL, &made, GENERATION, FileHandle(0), FILE_FLAGS),
-            Err(error) => reply.error(error),
-        }
+        let made = self.export.create_file((parent, name), begin, flags);
+        created(reply, made.map(|made| (made, FileHandle(0))), FILE_FLAGS);
     }
 
     fn read(
@@ -310,24 +282,12 @@ impl Filesystem for Nfs {
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectory,
+        reply: ReplyDirectory,
     ) {
-        let Ok(dir) = self.dirs.get(fh) else { return reply.error(Errno::EBADF) };
-        let mut listing = lock(&dir);
-        if offset == 0 {
-            match self.export.list(ino) {
-                Ok(fresh) => *listing = fresh,
-                Err(error) => return reply.error(error),
-            }
+        match self.dirs.get(fh) {
+            Ok(dir) => listed(reply, &dir, offset, || self.export.list(ino)),
+            Err(_) => reply.error(Errno::EBADF),
         }
-        for (index, (ino, kind, name)) in
-            (1..).zip(listing.iter()).skip_while(|(i, _)| *i <= offset)
-        {
-            if reply.add(*ino, index, *kind, name) {
-                break;
-            }
-        }
-        reply.ok();
     }
 
     fn releasedir(

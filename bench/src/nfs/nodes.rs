@@ -1,13 +1,12 @@
 //! Files that the kernel refers to, by the server's handles.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
 use fuser::{Errno, INodeNo};
 use nfs3_client::nfs3_types::nfs3::nfs_fh3;
 
-use crate::passthrough::lock;
+use crate::serving::References;
 
 /// A file that the kernel knows.
 #[derive(Debug)]
@@ -18,8 +17,8 @@ pub(super) struct Node {
 }
 
 impl Node {
-    fn new(handle: nfs_fh3) -> Arc<Self> {
-        Arc::new(Self { handle, uncommitted: AtomicBool::new(false) })
+    fn new(handle: nfs_fh3) -> Self {
+        Self { handle, uncommitted: AtomicBool::new(false) }
     }
 
     /// The server's name of it.
@@ -38,17 +37,17 @@ impl Node {
     }
 }
 
-/// All of them, each with the number of the kernel's references (fuse(4) lookups).
+/// All of them.
 #[derive(Debug)]
 pub(super) struct Nodes {
     root: Arc<Node>,
-    known: Mutex<HashMap<u64, (Arc<Node>, u64)>>,
+    known: References<Node>,
 }
 
 impl Nodes {
     /// Begins with the export's root only.
     pub(super) fn new(root: nfs_fh3) -> Self {
-        Self { root: Node::new(root), known: Mutex::default() }
+        Self { root: Arc::new(Node::new(root)), known: References::default() }
     }
 
     /// The file that the kernel means.
@@ -56,34 +55,20 @@ impl Nodes {
         if ino == INodeNo::ROOT {
             return Ok(Arc::clone(&self.root));
         }
-        let known = lock(&self.known);
-        known.get(&ino.0).map(|(node, _)| Arc::clone(node)).ok_or(Errno::ESTALE)
+        self.known.get(ino).ok_or(Errno::ESTALE)
     }
 
     /// Counts one more reference to a file that was looked up or made.
     pub(super) fn refer(&self, ino: INodeNo, handle: nfs_fh3) {
-        if ino == INodeNo::ROOT {
-            return;
-        }
-        let mut known = lock(&self.known);
-        let (node, references) =
-            known.entry(ino.0).or_insert_with(|| (Node::new(handle.clone()), 0));
-        *references += 1;
         // The number of a removed file may name a new one before the kernel forgets the old.
-        if node.handle != handle {
-            *node = Node::new(handle);
+        if ino != INodeNo::ROOT {
+            self.known.refer(ino, Node::new(handle), |known, found| known.handle == found.handle);
         }
     }
 
     /// Forgets `count` references, and the file with the last.
     pub(super) fn forget(&self, ino: INodeNo, count: u64) {
-        let mut known = lock(&self.known);
-        if let Some((_, references)) = known.get_mut(&ino.0) {
-            *references = references.saturating_sub(count);
-            if *references == 0 {
-                known.remove(&ino.0);
-            }
-        }
+        self.known.forget(ino, count);
     }
 }
 

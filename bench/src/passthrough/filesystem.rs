@@ -1,6 +1,6 @@
 //! The file system's calls, each passed to the directory below.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -8,13 +8,13 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Mutex;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
-    AccessFlags, BsdFileFlags, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request,
-    TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow,
+    WriteFlags,
 };
 use rustix::fs::{
     Access, AtFlags, CWD, Dir, Gid, Mode, OFlags, RenameFlags as Renaming, Timestamps, Uid,
@@ -23,12 +23,8 @@ use rustix::io::{Errno, Result};
 
 use super::Caching;
 use super::convert::{io_flags, open_flags, read_full, timespec};
-use super::nodes::{Handles, Node, Nodes, file_type, lock};
-
-/// Neither names nor attributes are cached by the kernel.
-const TTL: Duration = Duration::ZERO;
-/// Numbers of inodes below are not used anew while the kernel knows them.
-const GENERATION: Generation = Generation(0);
+use super::nodes::{Node, Nodes, file_type};
+use crate::serving::{self, Handles, Listing};
 
 /// The file system.
 #[derive(Debug)]
@@ -38,9 +34,6 @@ pub(super) struct Passthrough {
     dirs: Handles<Mutex<Listing>>,
     caching: Caching,
 }
-
-/// A directory as it was when its reading began.
-type Listing = Vec<(INodeNo, FileType, OsString)>;
 
 impl Passthrough {
     /// Serves the directory `root`.
@@ -150,24 +143,15 @@ fn errno(error: Errno) -> fuser::Errno {
 }
 
 fn entry(reply: ReplyEntry, result: Result<FileAttr>) {
-    match result {
-        Ok(attributes) => reply.entry(&TTL, &attributes, GENERATION),
-        Err(error) => reply.error(errno(error)),
-    }
+    serving::entry(reply, result.map_err(errno));
 }
 
 fn attr(reply: ReplyAttr, result: Result<FileAttr>) {
-    match result {
-        Ok(attributes) => reply.attr(&TTL, &attributes),
-        Err(error) => reply.error(errno(error)),
-    }
+    serving::attr(reply, result.map_err(errno));
 }
 
 fn empty(reply: ReplyEmpty, result: Result<()>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(errno(error)),
-    }
+    serving::empty(reply, result.map_err(errno));
 }
 
 fn opened(reply: ReplyOpen, result: Result<FileHandle>, flags: FopenFlags) {
@@ -336,12 +320,8 @@ impl Filesystem for Passthrough {
         reply: ReplyCreate,
     ) {
         let mode = Mode::from_raw_mode(mode & 0o7777);
-        match self.create_file(req, (parent, name), mode, flags) {
-            Ok((attributes, handle)) => {
-                reply.created(&TTL, &attributes, GENERATION, handle, self.file_flags());
-            }
-            Err(error) => reply.error(errno(error)),
-        }
+        let made = self.create_file(req, (parent, name), mode, flags);
+        serving::created(reply, made.map_err(errno), self.file_flags());
     }
 
     fn read(
@@ -440,27 +420,12 @@ impl Filesystem for Passthrough {
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectory,
+        reply: ReplyDirectory,
     ) {
-        let dir = match self.dirs.get(fh) {
-            Ok(dir) => dir,
-            Err(error) => return reply.error(errno(error)),
-        };
-        let mut listing = lock(&dir);
-        if offset == 0 {
-            match self.list(ino) {
-                Ok(fresh) => *listing = fresh,
-                Err(error) => return reply.error(errno(error)),
-            }
+        match self.dirs.get(fh) {
+            Ok(dir) => serving::listed(reply, &dir, offset, || self.list(ino).map_err(errno)),
+            Err(error) => reply.error(errno(error)),
         }
-        for (index, (ino, kind, name)) in
-            (1..).zip(listing.iter()).skip_while(|(i, _)| *i <= offset)
-        {
-            if reply.add(*ino, index, *kind, name) {
-                break;
-            }
-        }
-        reply.ok();
     }
 
     fn releasedir(

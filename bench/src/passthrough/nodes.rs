@@ -1,16 +1,16 @@
-//! Inodes that the kernel refers to and files that it has open.
+//! Inodes that the kernel refers to.
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{FileAttr, FileType, INodeNo};
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 use rustix::io::{Errno, Result};
+
+use crate::serving::References;
 
 /// A reference to a file without the right to read it (open(2), O_PATH); it also keeps the
 /// inode's number from being used anew.
@@ -45,7 +45,7 @@ impl Node {
 pub(super) struct Nodes {
     root: Arc<Node>,
     root_stat: Stat,
-    known: Mutex<HashMap<u64, (Arc<Node>, u64)>>,
+    known: References<Node>,
 }
 
 impl Nodes {
@@ -58,7 +58,7 @@ impl Nodes {
         )?;
         let root = Node { fd };
         let root_stat = root.stat()?;
-        Ok(Self { root: Arc::new(root), root_stat, known: Mutex::default() })
+        Ok(Self { root: Arc::new(root), root_stat, known: References::default() })
     }
 
     /// The inode that the kernel means by `ino`.
@@ -66,8 +66,7 @@ impl Nodes {
         if ino == INodeNo::ROOT {
             return Ok(Arc::clone(&self.root));
         }
-        let known = lock(&self.known);
-        known.get(&ino.0).map(|(node, _)| Arc::clone(node)).ok_or(Errno::STALE)
+        self.known.get(ino).ok_or(Errno::STALE)
     }
 
     /// Finds `name` in `parent` and counts one more reference to what it names.
@@ -80,21 +79,15 @@ impl Nodes {
             return Err(Errno::XDEV);
         }
         if stat.st_ino != self.root_stat.st_ino {
-            let mut known = lock(&self.known);
-            known.entry(stat.st_ino).or_insert_with(|| (Arc::new(node), 0)).1 += 1;
+            // Numbers of inodes below are not used anew while the kernel knows them.
+            self.known.refer(INodeNo(stat.st_ino), node, |_, _| true);
         }
         self.attributes(&stat)
     }
 
     /// Forgets `count` references to `ino`, and the inode with the last.
     pub(super) fn forget(&self, ino: INodeNo, count: u64) {
-        let mut known = lock(&self.known);
-        if let Some((_, references)) = known.get_mut(&ino.0) {
-            *references = references.saturating_sub(count);
-            if *references == 0 {
-                known.remove(&ino.0);
-            }
-        }
+        self.known.forget(ino, count);
     }
 
     /// The kernel's number of the inode with the number `ino` below.
@@ -157,41 +150,4 @@ fn time(seconds: i64, nanoseconds: u64) -> SystemTime {
     let whole = Duration::from_secs(seconds.unsigned_abs());
     let start = if seconds < 0 { UNIX_EPOCH - whole } else { UNIX_EPOCH + whole };
     start + Duration::from_nanos(nanoseconds)
-}
-
-/// Things that are open, by the handle that the kernel was given.
-#[derive(Debug)]
-pub(crate) struct Handles<T> {
-    open: Mutex<HashMap<u64, Arc<T>>>,
-    next: AtomicU64,
-}
-
-impl<T> Default for Handles<T> {
-    fn default() -> Self {
-        Self { open: Mutex::default(), next: AtomicU64::new(1) }
-    }
-}
-
-impl<T> Handles<T> {
-    /// Keeps `thing` until [`Self::close`].
-    pub(crate) fn open(&self, thing: T) -> fuser::FileHandle {
-        let handle = self.next.fetch_add(1, Ordering::Relaxed);
-        lock(&self.open).insert(handle, Arc::new(thing));
-        fuser::FileHandle(handle)
-    }
-
-    /// What `handle` stands for.
-    pub(crate) fn get(&self, handle: fuser::FileHandle) -> Result<Arc<T>> {
-        lock(&self.open).get(&handle.0).cloned().ok_or(Errno::BADF)
-    }
-
-    /// Forgets `handle`.
-    pub(crate) fn close(&self, handle: fuser::FileHandle) {
-        lock(&self.open).remove(&handle.0);
-    }
-}
-
-/// No holder of these locks can panic halfway through a change.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
