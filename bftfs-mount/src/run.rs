@@ -88,6 +88,8 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
     let volume = Volume::new(replicas, options.policy(mode));
     reach(&client, &volume, cli.connect_timeout).or_status(EXIT_MOUNT)?;
     attend(&volume, cli.renewal, cli.connect_timeout);
+    let nudged = volume.clone();
+    client.listen(Box::new(move |about| nudged.nudged(&about)));
 
     let mount = Mount { mode, options, mountpoint, cluster, client, volume, stats: Arc::default() };
     let socket = cli.stats_socket.as_deref().map(|path| mount.answer_on(path));
@@ -215,6 +217,7 @@ fn of_client(client: &ClientHandle) -> Value {
             "reads": operations.reads,
             "fallbacks": operations.fallbacks,
             "retries": operations.retries,
+            "nudges": operations.nudges,
         },
         "messages_sent": sent.messages,
         "messages_received": received.messages,

@@ -7,7 +7,7 @@
 mod calls;
 mod tally;
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
@@ -60,6 +60,11 @@ pub enum ClientOutput {
         /// What.
         message: Message,
     },
+    /// What this session waits for may have come: one correct replica says so.
+    Nudge {
+        /// What it is about, in the words of the service.
+        about: Bytes,
+    },
     /// An operation is done, or given up.
     Complete {
         /// The user's name for it.
@@ -104,6 +109,9 @@ const REPLIER_NANOS: u64 = 20_000_000;
 /// lost. Large ones are in memory only: after a power cut nobody may have it any more.
 const ASKS_MAX: u32 = 4;
 
+/// Nudges that too few replicas sent as yet. When there are more, all are forgotten.
+const NUDGES_MAX: usize = 1024;
+
 /// What a client did, for people and for benchmarks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClientStats {
@@ -115,6 +123,8 @@ pub struct ClientStats {
     pub fallbacks: u64,
     /// Messages sent again.
     pub retries: u64,
+    /// Nudges believed.
+    pub nudges: u64,
 }
 
 /// A client of the cluster. Step it with `handle`, then drain `poll_output`.
@@ -134,6 +144,8 @@ pub struct Client {
     next_replier: u32,
     /// How often in a row a replica failed to send the answer it was to send.
     failings: BTreeMap<ReplicaId, u32>,
+    /// Who nudged, and what about, as long as too few did.
+    nudges: BTreeMap<Bytes, BTreeSet<ReplicaId>>,
     outputs: VecDeque<ClientOutput>,
     stats: ClientStats,
     now: Mono,
@@ -156,6 +168,7 @@ impl Client {
             next_read: 1,
             next_replier: 0,
             failings: BTreeMap::new(),
+            nudges: BTreeMap::new(),
             outputs: VecDeque::new(),
             stats: ClientStats::default(),
             now: now.mono,
@@ -171,11 +184,11 @@ impl Client {
             ClientInput::Submit { ticket, operation, how, deadline } => {
                 self.on_submit(ticket, operation, how, deadline);
             }
-            ClientInput::Message(from, message) => {
-                if let Message::Reply(reply) = message.into_inner() {
-                    self.on_reply(from, reply);
-                }
-            }
+            ClientInput::Message(from, message) => match message.into_inner() {
+                Message::Reply(reply) => self.on_reply(from, reply),
+                Message::Nudge(session, about) => self.on_nudge(from, session, about),
+                _ => {}
+            },
             ClientInput::Timeout => self.on_timeout(),
             ClientInput::Connected(replica) => self.on_connected(replica),
         }
@@ -301,6 +314,25 @@ impl Client {
             self.failings.remove(&from);
         }
         self.conclude(reply.tag);
+    }
+
+    /// Believed from w replicas, so that no liar makes anybody ask in vain all the time. What the
+    /// others say of it may make it believed once more. Mounts may share a certificate, and then
+    /// hear each other's.
+    fn on_nudge(&mut self, from: ReplicaId, session: SessionId, about: Bytes) {
+        if from.0 as usize >= self.cluster.n() || self.session != Some(session) {
+            return;
+        }
+        let by = self.nudges.entry(about.clone()).or_default();
+        by.insert(from);
+        if by.len() >= self.cluster.weak() {
+            self.nudges.remove(&about);
+            self.stats.nudges += 1;
+            self.outputs.push_back(ClientOutput::Nudge { about });
+        }
+        if self.nudges.len() > NUDGES_MAX {
+            self.nudges.clear();
+        }
     }
 
     /// Completes the call if a quorum agrees and the answer is here; otherwise sees to it that one

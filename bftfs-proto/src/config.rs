@@ -24,6 +24,8 @@ pub const BATCH_BYTES_MAX: usize = 1 << 20;
 pub const OPERATION_BYTES_MAX: usize = (1 << 20) + 4096;
 /// Bytes of one result.
 pub const RESULT_BYTES_MAX: usize = (1 << 20) + 4096;
+/// Bytes of what a nudge is about.
+pub const NUDGE_BYTES_MAX: usize = 64;
 /// Bytes of one encoded message, without its MAC.
 pub const MESSAGE_BYTES_MAX: usize = (1 << 20) + 65536;
 /// Results up to this size are sent whole by every replica; larger ones by one, as a digest by others.

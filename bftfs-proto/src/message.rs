@@ -6,6 +6,7 @@
 //! | [`Read`] | client → all replicas | MAC | 5.1 read-only |
 //! | [`Ask`](Message::Ask) | client → one replica | MAC | 5.1 digest replies |
 //! | [`Reply`] | replica → client | MAC | 4.1, 5.1 |
+//! | [`Nudge`](Message::Nudge) | replica → client | MAC; believed from w | – (`docs/protocol.md`, nudges) |
 //! | [`PrePrepare`] | primary → backups | MAC | 4.2 |
 //! | [`Vote`] (prepare, commit) | replica → all | MAC | 4.2 |
 //! | [`Checkpoint`] | replica → all; relayed | signature | 4.3 |
@@ -24,7 +25,8 @@ use serde::{Deserialize, Serialize};
 use crate::auth::{PublicKey, Reject, Signature, Signer, digest_of};
 use crate::codec;
 use crate::config::{
-    BATCH_REQUESTS_MAX, Cluster, OPERATION_BYTES_MAX, REPLICAS_MAX, RESULT_BYTES_MAX,
+    BATCH_REQUESTS_MAX, Cluster, NUDGE_BYTES_MAX, OPERATION_BYTES_MAX, REPLICAS_MAX,
+    RESULT_BYTES_MAX,
 };
 use crate::config::{SESSION_SLOTS, VIEW_CHANGE_ACCEPTED_MAX, WINDOW_SEQS};
 use crate::types::{ClientId, Principal, ReplicaId, Seq, SessionId, SlotIndex, View, Wall};
@@ -60,6 +62,8 @@ pub enum Message {
     Fetch(Vec<Fetch>),
     /// The content asked for.
     Data(Data),
+    /// What a session waits for may have come: the service says what to ask about.
+    Nudge(SessionId, Bytes),
 }
 
 /// Which answer belongs to which question.
@@ -520,6 +524,7 @@ impl Message {
             Self::Reply(reply) => {
                 within(reply.answer.as_ref().map_or(0, Answer::bytes), RESULT_BYTES_MAX)
             }
+            Self::Nudge(_, about) => within(about.len(), NUDGE_BYTES_MAX),
             Self::PrePrepare(PrePrepare { batch, .. }) | Self::Data(Data::Batch(batch)) => {
                 batch.check()
             }

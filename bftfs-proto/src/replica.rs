@@ -200,9 +200,11 @@ impl<S: Service> Replica<S> {
                 Message::Decided(decided) => self.on_decided(replica, &decided),
                 Message::Fetch(wanted) => self.on_fetch(replica, &wanted),
                 Message::Data(data) => self.on_data(replica, data),
-                Message::Request(_) | Message::Read(_) | Message::Ask(_) | Message::Reply(_) => {
-                    Err(Reject::Role)
-                }
+                Message::Request(_)
+                | Message::Read(_)
+                | Message::Ask(_)
+                | Message::Reply(_)
+                | Message::Nudge(..) => Err(Reject::Role),
             },
         }
     }

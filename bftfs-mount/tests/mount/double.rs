@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bftfs_fs::FileSystem;
 use bftfs_mount::volume::{Cluster, Done};
 use bftfs_proto::client::{Failure, How};
-use bftfs_proto::service::{Context, Service};
+use bftfs_proto::service::{Context, Nudge, Service};
 use bftfs_proto::types::{ClientId, SessionId, Wall};
 use bftfs_state::Tree;
 use bytes::Bytes;
@@ -20,6 +20,9 @@ const CAPACITY: (u64, u64) = (64 << 30, 1 << 20);
 /// The session of who had one that the replicas ended.
 const LOST: u64 = 0;
 
+/// Called with what a nudge is about.
+type Listener = Box<dyn Fn(&[u8]) + Send>;
+
 /// One cluster. Clones are sessions of it, like the mounts of two machines.
 #[derive(Debug)]
 pub(crate) struct Double {
@@ -28,7 +31,6 @@ pub(crate) struct Double {
     session: Arc<AtomicU64>,
 }
 
-#[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
     sessions: AtomicU64,
@@ -36,6 +38,7 @@ struct Shared {
     reads: AtomicU64,
     dead: AtomicBool,
     silent: AtomicBool,
+    listeners: Mutex<Vec<(Arc<AtomicU64>, Listener)>>,
 }
 
 struct State {
@@ -44,9 +47,9 @@ struct State {
     time: u64,
 }
 
-impl std::fmt::Debug for State {
+impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("State").field("time", &self.time).finish_non_exhaustive()
+        f.debug_struct("Shared").field("sessions", &self.sessions).finish_non_exhaustive()
     }
 }
 
@@ -62,6 +65,7 @@ impl Default for Double {
             reads: AtomicU64::new(0),
             dead: AtomicBool::new(false),
             silent: AtomicBool::new(false),
+            listeners: Mutex::default(),
         }))
     }
 }
@@ -118,12 +122,21 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    /// Whom to call when it is nudged.
+    pub(crate) fn listen(&self, listener: Listener) {
+        let listeners = &self.shared.listeners;
+        listeners.lock().expect("lock").push((Arc::clone(&self.number), listener));
+    }
+
     /// The replicas end it; its mount finds that when it has something ordered.
     pub(crate) fn lose(&self) {
         let lost = SessionId(self.number.swap(LOST, Ordering::SeqCst));
         let mut state = self.shared.state.lock().expect("lock");
         let State { service, tree, time } = &mut *state;
-        service.session_closed(tree, lost, Wall(*time));
+        let mut nudges = Vec::new();
+        service.session_closed(tree, lost, Wall(*time), &mut nudges);
+        drop(state);
+        self.shared.nudge(&nudges);
     }
 }
 
@@ -160,7 +173,20 @@ impl Shared {
         }
         self.ordered.fetch_add(1, Ordering::SeqCst);
         *time = wall.max(*time + 1);
-        Ok(service.execute(tree, &context(*time), operation))
+        let mut nudges = Vec::new();
+        let result = service.execute(tree, &context(*time), operation, &mut nudges);
+        drop(state);
+        self.nudge(&nudges);
+        Ok(result)
+    }
+
+    fn nudge(&self, nudges: &[Nudge]) {
+        let listeners = self.listeners.lock().expect("lock");
+        for (session, listener) in &*listeners {
+            let own =
+                nudges.iter().filter(|nudge| nudge.session.0 == session.load(Ordering::SeqCst));
+            own.for_each(|nudge| listener(&nudge.about));
+        }
     }
 }
 

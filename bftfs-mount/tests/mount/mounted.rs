@@ -48,6 +48,8 @@ impl Mounted {
         let double = double.clone();
         let replicas = double.session();
         let volume = Volume::new(double, options.policy(mode));
+        let nudged = volume.clone();
+        replicas.listen(Box::new(move |about| nudged.nudged(about)));
         let fuse = Fuse::new(volume.clone(), Arc::clone(&stats), || {});
         let served = mountpoint::mount(directory.path(), &options, mode, fuse);
         let session = served.expect("mounts");

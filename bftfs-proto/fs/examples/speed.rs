@@ -29,7 +29,7 @@ impl Bench {
         let session = SessionId(1);
         let context = Context { client: ClientId(1), session, time: Wall(self.time) };
         let call = Call { credentials: Credentials::default(), operation }.encode();
-        let outcome = self.service.execute(&mut self.tree, &context, &call);
+        let outcome = self.service.execute(&mut self.tree, &context, &call, &mut Vec::new());
         decode_outcome(&outcome).expect("outcomes are well-formed")
     }
 

@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use bftfs_proto::service::Nudge;
 use bftfs_proto::types::SessionId;
 use bftfs_state::Tree;
 use bytes::Bytes;
@@ -34,6 +35,8 @@ pub(crate) struct Change<'a> {
     pub(crate) session: SessionId,
     /// Blocks and attributes that this operation may still remove; others wait for the next ones.
     pub(crate) removals: usize,
+    /// Whom it gave what they wait for.
+    pub(crate) nudges: &'a mut Vec<Nudge>,
 }
 
 /// How old a time of last access may become under [`Touch::Relative`], as on Linux.

@@ -38,7 +38,9 @@ pub use attributes::{Attributes, FileType, Ino, ROOT, SetTime, Statistics, Time}
 pub use call::{Call, Credentials, GROUPS_MAX, Malformed, decode_outcome, encode_outcome};
 pub use check::{Damage, check};
 pub use errno::Errno;
-pub use locks::{FILE_LOCKS_MAX, Lock, LockKind, SESSION_LOCKS_MAX, SESSION_WAITS_MAX};
+pub use locks::{
+    FILE_LOCKS_MAX, Lock, LockKind, SESSION_LOCKS_MAX, SESSION_WAITS_MAX, nudged_file,
+};
 pub use operation::{
     COPY_BYTES_MAX, Entry, Operation, Outcome, READ_BYTES_MAX, READDIR_BYTES_MAX, RELEASES_MAX,
     RenameMode, Reply, SetAttributes, Touch, WRITE_BYTES_MAX, XattrMode, access, masked,

@@ -5,12 +5,15 @@
 //! owner had in its range.
 //!
 //! Whoever waits is in the state too. When locks go, those who waited for them get theirs in the
-//! order in which they came, as far as they fit; they find that when they ask again.
+//! order in which they came, as far as they fit; they find that when they ask again, and are nudged
+//! to.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
+use bftfs_proto::service::Nudge;
 use bftfs_proto::types::SessionId;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::attributes::Ino;
@@ -162,18 +165,22 @@ impl FileLocks {
 
     /// Gives those who wait what they wait for, first come first served, as far as it fits. Who gets
     /// a lock to read for one to write lets go, too: perhaps for somebody who came before.
-    fn grant(&mut self) {
-        while self.grant_some() {}
+    /// The sessions that got something are the result.
+    fn grant(&mut self) -> BTreeSet<SessionId> {
+        let mut lucky = BTreeSet::new();
+        while self.grant_some(&mut lucky) {}
+        lucky
     }
 
     /// The same, looking at each of them once; whether anybody got anything.
-    fn grant_some(&mut self) -> bool {
+    fn grant_some(&mut self, lucky: &mut BTreeSet<SessionId>) -> bool {
         let mut waiting = core::mem::take(&mut self.waiting);
         let before = waiting.len();
         waiting.retain(|claim| {
             let blocked = self.blockers(claim).next().is_some();
             if !blocked {
                 self.hold(claim);
+                lucky.insert(claim.owner.session);
             }
             blocked
         });
@@ -181,11 +188,11 @@ impl FileLocks {
         self.waiting.len() < before
     }
 
-    /// Takes all locks and waits from some owners.
-    fn release(&mut self, of: impl Fn(Owner) -> bool) {
+    /// Takes all locks and waits from some owners; the sessions that got something by that.
+    fn release(&mut self, of: impl Fn(Owner) -> bool) -> BTreeSet<SessionId> {
         self.held.retain(|claim| !of(claim.owner));
         self.waiting.retain(|claim| !of(claim.owner));
-        self.grant();
+        self.grant()
     }
 
     /// What each session has of them.
@@ -199,6 +206,12 @@ impl FileLocks {
         }
         shares
     }
+}
+
+/// The file that a nudge of the file service is about, where a lock was granted.
+#[must_use]
+pub fn nudged_file(about: &[u8]) -> Option<Ino> {
+    about.try_into().ok().map(|number| Ino(u64::from_le_bytes(number)))
 }
 
 fn check_range(lock: &Lock) -> Result<(), Errno> {
@@ -326,8 +339,9 @@ impl Change<'_> {
             }
         }
         view.check_growth(&before, &after)?;
-        after.grant();
+        let lucky = after.grant();
         self.save_locks(ino, &before, &after);
+        self.nudge(ino, lucky);
         let any = after.held.iter().any(|held| held.owner == claim.owner);
         Ok(if granted { Reply::Locked { any } } else { Reply::Waiting })
     }
@@ -390,8 +404,16 @@ impl Change<'_> {
     fn release_locks_of(&mut self, ino: Ino, of: impl Fn(Owner) -> bool) {
         let before = self.view().file_locks(ino);
         let mut after = before.clone();
-        after.release(of);
+        let lucky = after.release(of);
         self.save_locks(ino, &before, &after);
+        self.nudge(ino, lucky);
+    }
+
+    /// They have locks that they waited for.
+    fn nudge(&mut self, ino: Ino, lucky: BTreeSet<SessionId>) {
+        let about = Bytes::copy_from_slice(&ino.0.to_le_bytes());
+        let nudge = |session| Nudge { session, about: about.clone() };
+        self.nudges.extend(lucky.into_iter().map(nudge));
     }
 
     /// Writes the locks of a file, and what its sessions have of them.

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use bftfs_proto::service::{Context, Service};
+use bftfs_proto::service::{Context, Nudge, Service};
 use bftfs_proto::types::{ClientId, SessionId, Wall};
 use bftfs_state::Tree;
 use bytes::Bytes;
@@ -78,13 +78,19 @@ impl Service for FileSystem {
         registry::begin(state, &self.administrators);
     }
 
-    fn execute(&self, state: &mut Tree, context: &Context, operation: &Bytes) -> Bytes {
+    fn execute(
+        &self,
+        state: &mut Tree,
+        context: &Context,
+        operation: &Bytes,
+        nudges: &mut Vec<Nudge>,
+    ) -> Bytes {
         let outcome = admit(state, context.client, operation).and_then(|mut admitted| {
             admitted.check_place_in(state, context.session)?;
             let (call, session) = (&admitted.call, context.session);
             let view = View { tree: state, who: &call.credentials, session };
             let outcome = look(view, &call.operation, context.time.into()).unwrap_or_else(|| {
-                let mut change = begin(state, &call.credentials, session, context.time);
+                let mut change = begin(state, &call.credentials, session, context.time, nudges);
                 let outcome = perform(&mut change, &call.operation);
                 change.sweep();
                 outcome
@@ -120,9 +126,15 @@ impl Service for FileSystem {
         Some(encode_outcome(&outcome))
     }
 
-    fn session_closed(&self, state: &mut Tree, session: SessionId, time: Wall) {
+    fn session_closed(
+        &self,
+        state: &mut Tree,
+        session: SessionId,
+        time: Wall,
+        nudges: &mut Vec<Nudge>,
+    ) {
         let nobody = Credentials::default();
-        let mut change = begin(state, &nobody, session, time);
+        let mut change = begin(state, &nobody, session, time, nudges);
         change.close_session();
         change.sweep();
     }
@@ -133,7 +145,7 @@ impl FileSystem {
     /// here, where others have their numbers.
     pub fn begin_anew(&self, state: &mut Tree, time: Wall) {
         for session in layout::sessions(state) {
-            self.session_closed(state, session, time);
+            self.session_closed(state, session, time, &mut Vec::new());
         }
     }
 }
@@ -143,8 +155,9 @@ fn begin<'a>(
     who: &'a Credentials,
     session: SessionId,
     time: Wall,
+    nudges: &'a mut Vec<Nudge>,
 ) -> Change<'a> {
-    Change { tree, who, now: time.into(), session, removals: REMOVED_BLOCKS_MAX }
+    Change { tree, who, now: time.into(), session, removals: REMOVED_BLOCKS_MAX, nudges }
 }
 
 /// What an operation gives that changes nothing as things are; `None` if it would.

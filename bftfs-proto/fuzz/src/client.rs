@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bftfs_proto::Digest;
 use bftfs_proto::client::{Client, ClientInput, ClientOutput, Failure, How};
 use bftfs_proto::codec;
-use bftfs_proto::config::OPERATION_BYTES_MAX;
+use bftfs_proto::config::{NUDGE_BYTES_MAX, OPERATION_BYTES_MAX};
 use bftfs_proto::engine::To;
 use bftfs_proto::message::{Answer, Body, Message, Reply, Request, Tag};
 use bftfs_proto::types::{Mono, Principal, ReplicaId, SessionId, SlotIndex, View};
@@ -159,6 +159,7 @@ impl World {
         while let Some(output) = self.client.poll_output() {
             match output {
                 ClientOutput::Send { to, message } => self.check_sent(to, &message),
+                ClientOutput::Nudge { about } => assert!(about.len() <= NUDGE_BYTES_MAX),
                 ClientOutput::Complete { ticket, result } => self.check_result(ticket, result),
             }
         }

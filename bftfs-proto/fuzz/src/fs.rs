@@ -105,8 +105,10 @@ impl Pair {
 
     fn order(&mut self, session: SessionId, call: &Bytes) -> Bytes {
         let (service, context) = (self.service.clone(), self.context(session));
-        let [first, second] =
-            self.trees.each_mut().map(|tree| service.execute(tree, &context, call));
+        let [first, second] = self
+            .trees
+            .each_mut()
+            .map(|tree| service.execute(tree, &context, call, &mut Vec::new()));
         assert_eq!(first, second, "a result is a function of the operations");
         assert!(first.len() <= RESULT_BYTES_MAX);
         self.check();
@@ -115,7 +117,9 @@ impl Pair {
 
     fn close(&mut self, session: SessionId) {
         let (service, time) = (self.service.clone(), Wall(self.time));
-        self.trees.iter_mut().for_each(|tree| service.session_closed(tree, session, time));
+        self.trees
+            .iter_mut()
+            .for_each(|tree| service.session_closed(tree, session, time, &mut Vec::new()));
         self.check();
     }
 

@@ -80,7 +80,8 @@ fn use_message(from: Principal, message: &Message, bytes: usize) {
         | Message::Status(_)
         | Message::Decided(_)
         | Message::Fetch(_)
-        | Message::Data(Data::Block(..)) => {}
+        | Message::Data(Data::Block(..))
+        | Message::Nudge(..) => {}
     }
     let may_say = |who| message.check(who).is_ok();
     assert!(!may_say(from) || !may_say(other(from)), "one kind of principal may say it");

@@ -23,6 +23,9 @@ const INPUTS_MAX: usize = 64;
 /// Called with the result of an operation, on the network's thread. It must not block.
 pub type Callback = Box<dyn FnOnce(Result<Bytes, Failure>) + Send>;
 
+/// Called with what a nudge is about, on the network's thread. It must not block.
+pub type Listener = Box<dyn Fn(Bytes) + Send>;
+
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -92,6 +95,7 @@ enum Job {
     Submit { operation: Bytes, how: How, deadline: Mono, done: Callback },
     Ready { deadline: Mono, reply: oneshot::Sender<Readiness> },
     Report(oneshot::Sender<ClientReport>),
+    Listen(Listener),
     Close(oneshot::Sender<()>),
 }
 
@@ -157,6 +161,7 @@ impl ClientHandle {
             links,
             clock,
             callbacks: BTreeMap::new(),
+            listener: None,
             next_ticket: 0,
             connected: BTreeSet::new(),
             refusing: BTreeSet::new(),
@@ -211,6 +216,12 @@ impl ClientHandle {
         let done = Box::new(|result| drop(sender.send(result)));
         self.submit(operation, how, deadline, done);
         receiver.blocking_recv().unwrap_or(Err(Failure::Deadline))
+    }
+
+    /// From now on has `listener` called when something may have come that the session waits for.
+    /// What comes is not certain to be told.
+    pub fn listen(&self, listener: Listener) {
+        let _ = self.jobs.send(Job::Listen(listener));
     }
 
     /// Waits until a quorum of replicas answered, at most `timeout`, and says which did.
@@ -275,6 +286,7 @@ struct Driver {
     links: Links,
     clock: Clock,
     callbacks: BTreeMap<u64, Callback>,
+    listener: Option<Listener>,
     next_ticket: u64,
     replicas: Vec<ReplicaId>,
     quorum: usize,
@@ -347,6 +359,7 @@ impl Driver {
                 };
                 let _ = reply.send(report);
             }
+            Job::Listen(listener) => self.listener = Some(listener),
             Job::Close(_) => unreachable!("the loop ends with it"),
         }
     }
@@ -386,6 +399,9 @@ impl Driver {
         while let Some(output) = self.client.poll_output() {
             match output {
                 ClientOutput::Send { to, message } => self.links.send(to, &message),
+                ClientOutput::Nudge { about } => {
+                    self.listener.iter().for_each(|listener| listener(about.clone()));
+                }
                 ClientOutput::Complete { ticket, result } => {
                     if let Some(done) = self.callbacks.remove(&ticket) {
                         done(result);

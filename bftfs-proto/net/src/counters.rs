@@ -124,5 +124,6 @@ pub(crate) fn kind(message: &Message) -> &'static str {
         Message::Decided(_) => "decided",
         Message::Fetch(_) => "fetch",
         Message::Data(_) => "data",
+        Message::Nudge(..) => "nudge",
     }
 }

@@ -120,6 +120,7 @@ impl World {
                 ClientOutput::Send { to, message } => {
                     self.send(Principal::Client(ME), to, &message);
                 }
+                ClientOutput::Nudge { .. } => {}
                 ClientOutput::Complete { ticket, result } => {
                     let told = codec::decode(&result.expect("nothing is lost")).expect("a result");
                     self.answers.insert(ticket, told);

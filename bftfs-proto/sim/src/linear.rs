@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use bftfs_proto::service::{Context, Service};
+use bftfs_proto::service::{Context, Nudge, Service};
 use bftfs_proto::types::{SessionId, Wall};
 use bftfs_proto::{Tree, codec};
 use bytes::Bytes;
@@ -56,16 +56,28 @@ impl<S: Service> Service for Marked<S> {
         self.0.genesis(state);
     }
 
-    fn execute(&self, state: &mut Tree, context: &Context, operation: &Bytes) -> Bytes {
-        self.0.execute(state, context, &unmark(operation).1)
+    fn execute(
+        &self,
+        state: &mut Tree,
+        context: &Context,
+        operation: &Bytes,
+        nudges: &mut Vec<Nudge>,
+    ) -> Bytes {
+        self.0.execute(state, context, &unmark(operation).1, nudges)
     }
 
     fn query(&self, state: &Tree, context: &Context, operation: &Bytes) -> Option<Bytes> {
         self.0.query(state, context, &unmark(operation).1)
     }
 
-    fn session_closed(&self, state: &mut Tree, session: SessionId, time: Wall) {
-        self.0.session_closed(state, session, time);
+    fn session_closed(
+        &self,
+        state: &mut Tree,
+        session: SessionId,
+        time: Wall,
+        nudges: &mut Vec<Nudge>,
+    ) {
+        self.0.session_closed(state, session, time, nudges);
     }
 }
 

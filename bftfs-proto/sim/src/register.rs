@@ -17,7 +17,7 @@
 
 use bftfs_proto::Tree;
 use bftfs_proto::codec;
-use bftfs_proto::service::{Context, Service};
+use bftfs_proto::service::{Context, Nudge, Service};
 use bftfs_proto::types::{SessionId, Wall};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -84,7 +84,13 @@ impl Registers {
 impl Service for Registers {
     fn genesis(&self, _: &mut Tree) {}
 
-    fn execute(&self, state: &mut Tree, _: &Context, operation: &Bytes) -> Bytes {
+    fn execute(
+        &self,
+        state: &mut Tree,
+        _: &Context,
+        operation: &Bytes,
+        _: &mut Vec<Nudge>,
+    ) -> Bytes {
         let told = match codec::decode(operation) {
             Ok(Ask::Get(name)) => Told::Value(Self::value(state, &name)),
             Ok(Ask::Put(name, value)) => put(state, &name, value.into()),
@@ -111,7 +117,7 @@ impl Service for Registers {
         }
     }
 
-    fn session_closed(&self, _: &mut Tree, _: SessionId, _: Wall) {}
+    fn session_closed(&self, _: &mut Tree, _: SessionId, _: Wall, _: &mut Vec<Nudge>) {}
 }
 
 fn put(state: &mut Tree, name: &[u8], value: Vec<u8>) -> Told {

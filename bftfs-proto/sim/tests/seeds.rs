@@ -1,7 +1,7 @@
 //! Seeds that found something once, negative controls, and that one seed is one run.
 
 use bftfs_proto::client::How;
-use bftfs_proto::service::{Context, Service};
+use bftfs_proto::service::{Context, Nudge, Service};
 use bftfs_proto::types::{SessionId, Wall};
 use bftfs_proto::{Tree, codec};
 use bftfs_sim::faults::Sabotage;
@@ -84,12 +84,18 @@ fn before(name: &[u8]) -> Vec<u8> {
 impl Service for Stale {
     fn genesis(&self, _: &mut Tree) {}
 
-    fn execute(&self, state: &mut Tree, context: &Context, operation: &Bytes) -> Bytes {
+    fn execute(
+        &self,
+        state: &mut Tree,
+        context: &Context,
+        operation: &Bytes,
+        nudges: &mut Vec<Nudge>,
+    ) -> Bytes {
         if let Ok(Ask::Append(name, _) | Ask::Put(name, _)) = codec::decode(operation) {
             let value = state.get(&name).map(|value| value.to_vec()).unwrap_or_default();
             state.insert(&before(&name), value);
         }
-        Registers.execute(state, context, operation)
+        Registers.execute(state, context, operation, nudges)
     }
 
     fn query(&self, state: &Tree, context: &Context, operation: &Bytes) -> Option<Bytes> {
@@ -102,7 +108,7 @@ impl Service for Stale {
         }
     }
 
-    fn session_closed(&self, _: &mut Tree, _: SessionId, _: Wall) {}
+    fn session_closed(&self, _: &mut Tree, _: SessionId, _: Wall, _: &mut Vec<Nudge>) {}
 }
 
 /// The load of lists and registers on them.

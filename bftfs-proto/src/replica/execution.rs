@@ -6,10 +6,10 @@ use alloc::vec::Vec;
 use bftfs_state::Digest;
 
 use crate::auth::Reject;
-use crate::config::{RESULT_CACHED_BYTES_MAX, RESULT_INLINE_BYTES_MAX};
+use crate::config::{NUDGE_BYTES_MAX, RESULT_CACHED_BYTES_MAX, RESULT_INLINE_BYTES_MAX};
 use crate::engine::{Record, To};
 use crate::message::{Answer, Batch, Fetch, Message, Read, Reply, Request, Tag};
-use crate::service::Service;
+use crate::service::{Nudge, Service};
 use crate::types::{ClientId, Lsn, Principal, ReplicaId, Seq, Wall};
 
 use super::state::Kept;
@@ -98,6 +98,7 @@ impl<S: Service> Replica<S> {
                 self.answer(request.client, request.tag(), request.replier, answer);
             }
         }
+        self.nudge();
         self.tell_astray(seq);
         self.measure_primary(seq);
         for digest in &batch.requests {
@@ -108,6 +109,15 @@ impl<S: Service> Replica<S> {
         if seq.0.is_multiple_of(self.cluster.checkpoint_interval) {
             self.pool.shed();
             self.take_checkpoint();
+        }
+    }
+
+    /// Tells clients that what they wait for may have come.
+    fn nudge(&mut self) {
+        for (client, Nudge { session, about }) in self.state.nudged() {
+            assert!(about.len() <= NUDGE_BYTES_MAX, "a nudge is a word");
+            let to = To::One(Principal::Client(client));
+            self.send_after(self.executed_lsn, to, Message::Nudge(session, about));
         }
     }
 

@@ -15,7 +15,7 @@ use crate::codec;
 use crate::config::{CLIENT_SESSIONS_MAX, RESULT_CACHED_BYTES_MAX, SESSION_STEP_NANOS};
 use crate::engine::Snapshots;
 use crate::message::{Answer, Body, Request, StateRoot, Tag};
-use crate::service::{Context, Service};
+use crate::service::{Context, Nudge, Service};
 use crate::types::{ClientId, Seq, SessionId, SlotIndex, Wall};
 
 /// A session's time of last use may be stale by this part of the time after which it is closed, so
@@ -71,6 +71,8 @@ pub(super) struct State<S> {
     time: Wall,
     /// How long a session may go unused.
     patience: u64,
+    /// Whom the operations since [`Self::begin`] are to nudge.
+    nudges: Vec<Nudge>,
 }
 
 /// A state to go back to.
@@ -101,7 +103,7 @@ impl<S: Service> State<S> {
         let mut tree = Tree::over(source.clone());
         service.genesis(&mut tree);
         let (sessions, executed, time) = (Tree::new(), Seq(0), Wall(0));
-        Self { service, sessions, tree, executed, time, patience }
+        Self { service, sessions, tree, executed, time, patience, nudges: Vec::new() }
     }
 
     pub(super) fn load(
@@ -111,7 +113,8 @@ impl<S: Service> State<S> {
         sessions: Tree,
         tree: Tree,
     ) -> Self {
-        Self { service, sessions, tree, executed: root.seq, time: root.time, patience }
+        let (executed, time, nudges) = (root.seq, root.time, Vec::new());
+        Self { service, sessions, tree, executed, time, patience, nudges }
     }
 
     /// Replaces everything by a state that was fetched and checked.
@@ -143,6 +146,7 @@ impl<S: Service> State<S> {
     pub(super) fn begin(&mut self, seq: Seq, proposed: Wall, requests: usize) -> Wall {
         assert!(seq == self.executed.next(), "batches are executed in order, without gaps");
         let first = Wall(proposed.0.max(self.time.0.saturating_add(1)));
+        self.nudges.clear();
         self.age_sessions(first);
         self.executed = seq;
         self.time = Wall(first.0.saturating_add(requests as u64));
@@ -277,7 +281,8 @@ impl<S: Service> State<S> {
             }
             Body::Operation(session, slot, number, operation) => {
                 let context = Context { client: request.client, session: *session, time };
-                let result = self.service.execute(&mut self.tree, &context, operation);
+                let result =
+                    self.service.execute(&mut self.tree, &context, operation, &mut self.nudges);
                 let answer = Answer::Result(result);
                 self.touch(*session);
                 let kept = if answer.bytes() <= RESULT_CACHED_BYTES_MAX {
@@ -290,6 +295,13 @@ impl<S: Service> State<S> {
                 answer
             }
         }
+    }
+
+    /// Whom the last batch nudges: the client, its session, and what about.
+    pub(super) fn nudged(&mut self) -> Vec<(ClientId, Nudge)> {
+        let nudges = core::mem::take(&mut self.nudges);
+        let client = |nudge: &Nudge| Some(self.session(nudge.session)?.client);
+        nudges.into_iter().filter_map(|nudge| Some((client(&nudge)?, nudge))).collect()
     }
 
     fn open(&mut self, client: ClientId, nonce: u64, time: Wall) -> SessionId {
@@ -317,7 +329,7 @@ impl<S: Service> State<S> {
         keys.iter().for_each(|key| {
             self.sessions.remove(key);
         });
-        self.service.session_closed(&mut self.tree, id, time);
+        self.service.session_closed(&mut self.tree, id, time, &mut self.nudges);
     }
 
     fn touch(&mut self, id: SessionId) {

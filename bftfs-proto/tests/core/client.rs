@@ -17,6 +17,7 @@ enum Said {
     Asked(Body),
     Read(u64),
     Ask(Tag),
+    Nudged(Bytes),
     Done(u64, Result<Bytes, Failure>),
 }
 
@@ -88,6 +89,7 @@ impl Mount {
             said.push(match output {
                 ClientOutput::Complete { ticket, result } => Said::Done(ticket, result),
                 ClientOutput::Send { message, .. } => Self::say(message),
+                ClientOutput::Nudge { about } => Said::Nudged(about),
             });
         }
         said
@@ -284,6 +286,33 @@ fn an_operation_larger_than_any_may_be_is_refused_at_once() {
     assert_eq!(
         mount.input(ClientInput::Submit { ticket: 1, operation, how, deadline }),
         [Said::Done(1, Err(Failure::TooLarge))]
+    );
+}
+
+#[test]
+fn a_nudge_is_believed_from_w_replicas_and_is_for_one_session() {
+    let mut mount = Mount::new();
+    let session = mount.client.session().expect("it is open");
+    let about = Bytes::from_static(b"f");
+    let nudge = Message::Nudge(session, about.clone());
+    assert_eq!(mount.hear(0, &nudge), []);
+    assert_eq!(mount.hear(0, &nudge), [], "one replica, one voice");
+    assert_eq!(mount.hear(1, &Message::Nudge(session, Bytes::from_static(b"g"))), []);
+    assert_eq!(mount.hear(2, &nudge), [Said::Nudged(about)]);
+    let other = Message::Nudge(SessionId(session.0 + 1), Bytes::from_static(b"f"));
+    assert_eq!([mount.hear(0, &other), mount.hear(1, &other)], [[], []]);
+}
+
+#[test]
+fn nudges_of_one_liar_are_forgotten() {
+    let mut mount = Mount::new();
+    let session = mount.client.session().expect("it is open");
+    let nudge = |about: u64| Message::Nudge(session, Bytes::copy_from_slice(&about.to_le_bytes()));
+    (0..=1024).for_each(|about| assert_eq!(mount.hear(3, &nudge(about)), []));
+    assert_eq!(mount.hear(0, &nudge(1)), [], "what the liar said of it is forgotten");
+    assert_eq!(
+        mount.hear(1, &nudge(1)),
+        [Said::Nudged(Bytes::copy_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0]))]
     );
 }
 

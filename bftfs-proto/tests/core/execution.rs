@@ -4,6 +4,7 @@ use bftfs_proto::config::{CLIENT_SESSIONS_MAX, RESULT_CACHED_BYTES_MAX, RESULT_I
 use bftfs_proto::engine::Input;
 use bftfs_proto::message::{Answer, Body, Message, Request, Tag};
 use bftfs_proto::types::{ClientId, SessionId, SlotIndex};
+use bytes::Bytes;
 
 use super::support::*;
 
@@ -93,6 +94,25 @@ fn a_closed_session_is_no_session() {
     let expected = [(tag(2), Some(Answer::Closed)), (tag(3), Some(Answer::NoSession))];
     assert_eq!(answers(&outputs), expected);
     assert_eq!(node.text(), b"x");
+}
+
+#[test]
+fn whoever_has_what_he_waits_for_is_nudged_when_that_is_durable() {
+    let mut node = executed_x();
+    node.order(3, &[&open(2, 9)]);
+    let nudges = |outputs: Vec<Out>| -> Vec<Out> {
+        let nudge = |out: &Out| matches!(out, Out::Send(_, Message::Nudge(..), _));
+        outputs.into_iter().filter(nudge).collect()
+    };
+    let (own, other, nobody) = (b"nudge \x01", b"nudge \x02", b"nudge \x03");
+    let outputs = node.order(4, &[&append(2, own), &append(3, other), &append(4, nobody)]);
+    let said = |session, about: &'static [u8]| {
+        Message::Nudge(SessionId(session), Bytes::from_static(about))
+    };
+    let expected = [to_one(client(1), said(1, own), 8), to_one(client(2), said(2, other), 8)];
+    assert_eq!(nudges(outputs), expected);
+    let outputs = node.order(5, &[&append(5, b"y")]);
+    assert_eq!(nudges(outputs), [], "once");
 }
 
 #[test]

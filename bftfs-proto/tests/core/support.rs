@@ -9,7 +9,7 @@ use bftfs_proto::message::{
     Answer, Batch, Body, Checkpoint, Message, PrePrepare, Read, Reply, Request, Tag, Vote,
 };
 use bftfs_proto::replica::{Replica, Setup};
-use bftfs_proto::service::{Context, Service};
+use bftfs_proto::service::{Context, Nudge, Service};
 use bftfs_proto::types::{
     ClientId, Lsn, Mono, Now, Principal, ReplicaId, Seq, SessionId, SlotIndex, View, Wall,
 };
@@ -37,10 +37,23 @@ impl Appends {
     }
 }
 
+/// Before the number of a session: it is nudged.
+pub(crate) const NUDGE: &[u8] = b"nudge ";
+
 impl Service for Appends {
     fn genesis(&self, _: &mut Tree) {}
 
-    fn execute(&self, state: &mut Tree, _: &Context, operation: &Bytes) -> Bytes {
+    fn execute(
+        &self,
+        state: &mut Tree,
+        _: &Context,
+        operation: &Bytes,
+        nudges: &mut Vec<Nudge>,
+    ) -> Bytes {
+        if let Some(&[session]) = operation.strip_prefix(NUDGE) {
+            let (session, about) = (SessionId(session.into()), operation.clone());
+            nudges.push(Nudge { session, about });
+        }
         if &operation[..] != GET {
             state.upsert(b"text", |text| text.extend_from_slice(operation));
         }
@@ -51,7 +64,7 @@ impl Service for Appends {
         (&operation[..] == GET).then(|| Self::text(state).into())
     }
 
-    fn session_closed(&self, _: &mut Tree, _: SessionId, _: Wall) {}
+    fn session_closed(&self, _: &mut Tree, _: SessionId, _: Wall, _: &mut Vec<Nudge>) {}
 }
 
 pub(crate) fn replica_signer(index: u32) -> Signer {

@@ -1,15 +1,15 @@
 //! Calls that wait for a lock.
 //!
-//! The replicas know who waits and grant in order. A call that waits asks them again from time to
-//! time, or at once when something tells that it may be its turn, until it has the lock or its
-//! process has a signal to attend to. It waits through times without replicas: a wait has no end.
+//! The replicas know who waits and grant in order. A call that waits asks them again when they say
+//! that it is its turn, and from time to time, for they may not be heard; until it has the lock or
+//! its process has a signal to attend to. It waits through times without replicas: a wait has no end.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bftfs_fs::{Credentials, Ino, Lock, Operation};
+use bftfs_fs::{Credentials, Ino, Lock, Operation, nudged_file};
 
 use super::super::interrupts;
 use super::super::timer::Ticket;
@@ -19,8 +19,8 @@ use super::holds;
 use super::owners::{Holds, Owner};
 
 /// How long a wait goes on before it asks again, at first and at most.
-const PAUSE: Duration = Duration::from_millis(5);
-const PAUSE_MAX: Duration = Duration::from_millis(250);
+const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How long the replicas may take to say whether an interrupted call has its lock after all; and
 /// how long after a failure they are asked again to let go.
 pub(super) const LATE: Duration = Duration::from_secs(1);
@@ -122,9 +122,10 @@ impl<C: Cluster> Volume<C> {
         self.send(request, move |answer| volume.lock_answered(&wait, answer));
     }
 
-    /// Locks of a file have gone, so that those who wait for it may have theirs: they ask at once.
-    pub fn lock_may_be_granted(&self, ino: u64) {
-        for wait in self.inner.locks.waits.of(Ino(ino)) {
+    /// The replicas say that those who wait for a lock of a file may have it: they ask at once.
+    pub fn nudged(&self, about: &[u8]) {
+        let Some(ino) = nudged_file(about) else { return };
+        for wait in self.inner.locks.waits.of(ino) {
             let mut state = wait.state();
             state.hurry |= state.asking;
             let next = state.next.take().and_then(|next| self.inner.timer.take(next));

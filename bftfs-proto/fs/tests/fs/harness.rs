@@ -5,7 +5,7 @@ use bftfs_fs::{
     RenameMode, Reply, SetAttributes, Statistics, Time, Touch, XattrMode, check, decode_outcome,
 };
 use bftfs_proto::Tree;
-use bftfs_proto::service::{Context, Service};
+use bftfs_proto::service::{Context, Nudge, Service};
 use bftfs_proto::types::{ClientId, SessionId, Wall};
 use bytes::Bytes;
 
@@ -19,6 +19,8 @@ pub(crate) struct Host {
     pub(crate) time: u64,
     /// Whether every operation is followed by a check of the whole state.
     pub(crate) checked: bool,
+    /// Whom the last operation nudged.
+    pub(crate) nudges: Vec<Nudge>,
 }
 
 impl Host {
@@ -32,7 +34,7 @@ impl Host {
         service.genesis(&mut tree);
         let time = 1_700_000_000_000_000_000;
         let (client, session) = (ClientId(1), SessionId(1));
-        Self { service, tree, client, session, time, checked: true }
+        Self { service, tree, client, session, time, checked: true, nudges: Vec::new() }
     }
 
     fn context(&self) -> Context {
@@ -43,7 +45,8 @@ impl Host {
     pub(crate) fn execute(&mut self, call: &Bytes) -> Bytes {
         self.time += 1;
         let context = self.context();
-        let outcome = self.service.execute(&mut self.tree, &context, call);
+        self.nudges.clear();
+        let outcome = self.service.execute(&mut self.tree, &context, call, &mut self.nudges);
         self.check();
         outcome
     }
@@ -75,7 +78,9 @@ impl Host {
 
     pub(crate) fn close(&mut self, session: SessionId) {
         self.time += 1;
-        self.service.session_closed(&mut self.tree, session, Wall(self.time));
+        self.nudges.clear();
+        let time = Wall(self.time);
+        self.service.session_closed(&mut self.tree, session, time, &mut self.nudges);
         self.check();
     }
 

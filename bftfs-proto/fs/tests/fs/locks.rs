@@ -2,7 +2,7 @@
 
 use bftfs_fs::{
     Call, Errno, FILE_LOCKS_MAX, Ino, Lock, LockKind, Operation, Outcome, ROOT, Reply,
-    SESSION_LOCKS_MAX, SESSION_WAITS_MAX, check, decode_outcome,
+    SESSION_LOCKS_MAX, SESSION_WAITS_MAX, check, decode_outcome, nudged_file,
 };
 use bftfs_proto::Tree;
 use bftfs_proto::service::Service;
@@ -74,6 +74,17 @@ impl Locks {
     fn release(&mut self, owner: Owner) {
         let operation = Operation::ReleaseLocks { ino: self.ino, owner: owner.1 };
         assert_eq!(self.ask(owner, operation), Ok(Reply::Done));
+    }
+
+    /// The sessions that the last operation nudged, about the file.
+    fn nudged(&self) -> Vec<u64> {
+        let nudges = self.host.nudges.iter();
+        nudges
+            .map(|nudge| {
+                assert_eq!(nudged_file(&nudge.about), Some(self.ino));
+                nudge.session.0
+            })
+            .collect()
     }
 
     /// What is in the way of `owner`.
@@ -166,6 +177,31 @@ fn who_waits_is_served_in_order_when_others_let_go() {
     locks.take((2, 9), Unlock, 9, 9);
     assert_eq!(locks.wait(C, Write, 0, 9), HELD);
     assert_eq!(locks.all(), [(Write, 0, 9)]);
+}
+
+#[test]
+fn the_sessions_that_get_what_they_waited_for_are_nudged() {
+    let mut locks = Locks::new();
+    locks.take(A, Write, 0, 9);
+    for owner in [B, C, (2, 9)] {
+        assert_eq!(locks.wait(owner, Read, 0, 4), Ok(Reply::Waiting));
+    }
+    assert_eq!(locks.wait((3, 7), Write, 0, 9), Ok(Reply::Waiting));
+    assert_eq!(locks.nudged(), [], "nobody got anything");
+    locks.take(A, Unlock, 5, 9);
+    assert_eq!(locks.nudged(), []);
+    locks.take(A, Read, 0, 4);
+    assert_eq!(locks.nudged(), [1, 2], "each session once, the own one too: others of it wait");
+    assert_eq!(locks.wait(C, Read, 0, 4), HELD);
+    assert_eq!(locks.nudged(), [], "who asks is answered");
+    locks.host.close(SessionId(1));
+    assert_eq!(locks.nudged(), [], "others hold it");
+    locks.host.close(SessionId(2));
+    assert_eq!(locks.nudged(), [3], "the end of a session lets go");
+    assert_eq!(locks.wait(C, Write, 0, 0), Ok(Reply::Waiting));
+    assert_eq!(locks.cancel(C, Write, 0, 0), Ok(Reply::Done));
+    locks.release((3, 7));
+    assert_eq!(locks.nudged(), [], "who gave up does not wait");
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn ask(host: &mut Host, id: ClientId, who: &Credentials, operation: Operation) -
     let session = SessionId(u64::from(id.0));
     let context = Context { client: id, session, time: Wall(host.time) };
     let query = host.service.query(&host.tree, &context, &call);
-    let outcome = host.service.execute(&mut host.tree, &context, &call);
+    let outcome = host.service.execute(&mut host.tree, &context, &call, &mut Vec::new());
     if let Some(query) = query {
         assert_eq!(query, outcome);
     }
@@ -330,7 +330,7 @@ fn what_is_too_far_from_the_top_is_not_found() {
     let mut look = |ino| {
         let call = Call { credentials: root(), operation: Operation::Getattr { ino } }.encode();
         let context = Context { client: GUEST, session: SessionId(2), time: Wall(host.time) };
-        let outcome = service.execute(&mut host.tree, &context, &call);
+        let outcome = service.execute(&mut host.tree, &context, &call, &mut Vec::new());
         decode_outcome(&outcome).unwrap().map(drop)
     };
     assert_eq!([look(chain[4095]), look(chain[4096])], [Ok(()), Err(Errno::ESTALE)]);
@@ -350,7 +350,7 @@ fn what_a_confined_session_keeps_open_is_its_own_and_no_other_sessions() {
     let claimed = Context { client: GUEST, session: SessionId(u64::from(GUEST.0)), time };
     assert_eq!(host.service.query(&host.tree, &claimed, &call), None);
     let other = Context { session: SessionId(77), ..claimed };
-    let outcome = host.service.execute(&mut host.tree, &other, &call);
+    let outcome = host.service.execute(&mut host.tree, &other, &call, &mut Vec::new());
     assert_eq!(decode_outcome(&outcome), Ok(Err(Errno::ESTALE)));
     guest(&mut host, Operation::Release { inos: vec![file] }).unwrap();
     assert_eq!(guest(&mut host, read), Err(Errno::ESTALE));
@@ -446,7 +446,8 @@ fn the_registry_is_listed_in_pages_and_ends() {
     let mut last = Ok(Reply::Done);
     for id in 10..10 + CLIENTS_MAX {
         let call = Call { credentials: root(), operation: revoke(id) }.encode();
-        let bytes = host.service.execute(&mut host.tree, &context(u64::from(id)), &call);
+        let bytes =
+            host.service.execute(&mut host.tree, &context(u64::from(id)), &call, &mut Vec::new());
         last = decode_outcome(&bytes).unwrap();
         assert_eq!(last.is_ok(), id < 9 + CLIENTS_MAX);
     }

@@ -7,7 +7,7 @@ use bftfs_fs::{Call, Credentials, FileSystem, Ino, Operation, ROOT};
 use bftfs_proto::engine::{Output, Record};
 use bftfs_proto::message::{Batch, Body, Request, StateRoot};
 use bftfs_proto::replica::{Replica, Setup};
-use bftfs_proto::service::{Context, Service};
+use bftfs_proto::service::{Context, Nudge, Service};
 use bftfs_proto::types::{ReplicaId, Seq, SessionId, SlotIndex, Wall};
 use bftfs_proto::{Digest, Tree};
 use bftfs_state_memory::Memory;
@@ -25,7 +25,13 @@ pub(super) struct Appends;
 impl Service for Appends {
     fn genesis(&self, _: &mut Tree) {}
 
-    fn execute(&self, state: &mut Tree, _: &Context, operation: &Bytes) -> Bytes {
+    fn execute(
+        &self,
+        state: &mut Tree,
+        _: &Context,
+        operation: &Bytes,
+        _: &mut Vec<Nudge>,
+    ) -> Bytes {
         state.upsert(b"text", |text| text.extend_from_slice(&operation[..operation.len().min(9)]));
         text(state)
     }
@@ -34,7 +40,7 @@ impl Service for Appends {
         operation.is_empty().then(|| text(state))
     }
 
-    fn session_closed(&self, state: &mut Tree, session: SessionId, _: Wall) {
+    fn session_closed(&self, state: &mut Tree, session: SessionId, _: Wall, _: &mut Vec<Nudge>) {
         state.insert(b"closed", session.0.to_le_bytes());
     }
 }

@@ -280,7 +280,7 @@ impl<S: Service + Clone> Node<S> {
         assert_eq!(message.check(me), Ok(()), "others accept its shape");
         assert!(message.encode().len() <= MESSAGE_BYTES_MAX, "and its size");
         let for_client = matches!(to, To::One(Principal::Client(_)));
-        assert_eq!(matches!(message, Message::Reply(_)), for_client);
+        assert_eq!(matches!(message, Message::Reply(_) | Message::Nudge(..)), for_client);
         assert_ne!(to, To::One(me), "it does not talk to itself");
         match message {
             Message::PrePrepare(said) => {

@@ -54,6 +54,8 @@ impl<W: Workload> World<W> {
                     self.note_issued(&message);
                     self.send(Principal::Client(self.client_of(id)), to, &message);
                 }
+                // None is carried.
+                ClientOutput::Nudge { .. } => {}
                 ClientOutput::Complete { ticket, result } => {
                     self.outstanding.remove(&ticket);
                     match result {

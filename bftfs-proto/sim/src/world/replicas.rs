@@ -218,6 +218,8 @@ impl<W: Workload> World<W> {
         let early = self.plan.sabotage == Some(Sabotage::EarlySend);
         for release in self.node_mut(id).release(early) {
             match release {
+                // Nobody here waits for one, and nothing is decided by one.
+                Release::Send(_, Message::Nudge(..)) => {}
                 Release::Send(to, message) => {
                     if self.is_correct(id) {
                         let node = &self.nodes[id.0 as usize];

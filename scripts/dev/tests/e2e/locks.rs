@@ -3,8 +3,8 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
-use bftfs_dev::Mode;
+use anyhow::{Context as _, Result, ensure};
+use bftfs_dev::{Mode, MountGuard, wait_until};
 use rustix::process::Signal;
 
 use crate::lab::with_cluster;
@@ -59,6 +59,34 @@ fn processes_on_two_mounts_lock_each_other_out() {
         ensure!(other.answer_within(BRIEFLY).is_none());
         other.send(Signal::USR1);
         ensure!(other.answer_within(SOON).as_deref() == Some(EINTR), "a signal ends the wait");
+        Ok(())
+    });
+}
+
+#[test]
+fn whoever_waits_is_nudged_when_the_lock_is_his() {
+    with_cluster(4, |lab| {
+        let here = lab.mount("here", Mode::RoLookup)?;
+        let there = lab.mount("there", Mode::RoLookup)?;
+        let nudges = |mount: &MountGuard| -> Result<u64> {
+            let counters = mount.counters()?;
+            let count = counters.other["operations"]["nudges"].as_u64();
+            count.context("a mount counts its nudges")
+        };
+        let (one, two) = (here.point().join("f"), there.point().join("f"));
+        fs::write(&one, "0")?;
+        let (mut holder, mut waiter) = (Locker::with(&one), Locker::with(&two));
+        for round in 1..=3 {
+            ensure!(holder.ask("set 3 w 0 0") == "ok");
+            waiter.tell("wait 3 w 0 0");
+            ensure!(waiter.answer_within(BRIEFLY).is_none(), "it waits");
+            ensure!(holder.ask("set 3 u 0 0") == "ok");
+            ensure!(waiter.answer_within(SOON).as_deref() == Some("ok"), "its turn");
+            let told = wait_until(SOON, || nudges(&there).is_ok_and(|count| count >= round));
+            ensure!(told, "{} nudges in {round} rounds", nudges(&there)?);
+            ensure!(waiter.ask("set 3 u 0 0") == "ok");
+        }
+        ensure!(nudges(&here)? == 0, "they are for the session that waits");
         Ok(())
     });
 }
