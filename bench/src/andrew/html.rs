@@ -3,6 +3,7 @@
 use anyhow::{Result, anyhow};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use plotters::prelude::*;
+use serde_json::Value;
 
 use super::report::{Report, rows};
 use super::table::{self, Sheet};
@@ -84,7 +85,7 @@ fn settings(report: &Report) -> Markup {
         dl {
             @for (name, value) in &report.settings {
                 dt { (name) }
-                dd { (value.as_str().map_or_else(|| value.to_string(), str::to_owned)) }
+                dd { (setting(value)) }
             }
             dt { "every run left" }
             dd {
@@ -92,6 +93,16 @@ fn settings(report: &Report) -> Markup {
                 " directories per copy, digest " code { (report.result.digest) }
             }
         }
+    }
+}
+
+fn setting(value: &Value) -> Markup {
+    match value {
+        Value::String(text) => html! { (text) },
+        Value::Object(parts) => html! {
+            @for (name, part) in parts { (name) ": " (setting(part)) br; }
+        },
+        value => html! { (value.to_string()) },
     }
 }
 
