@@ -318,7 +318,7 @@ impl Client {
 
     /// Believed from w replicas, so that no liar makes anybody ask in vain all the time. What the
     /// others say of it may make it believed once more. Mounts may share a certificate, and then
-    /// hear each other's.
+    /// may hear each other's.
     fn on_nudge(&mut self, from: ReplicaId, session: SessionId, about: Bytes) {
         if from.0 as usize >= self.cluster.n() || self.session != Some(session) {
             return;

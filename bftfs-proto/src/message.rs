@@ -74,8 +74,19 @@ pub enum Tag {
     /// The opening of a session, by the client's random nonce.
     Open(u64),
     /// A fast read, by its session and the numbering of the mount that holds it. Mounts may share
-    /// a certificate, and then hear each other's replies.
+    /// a certificate, and then may hear each other's replies.
     Read(SessionId, u64),
+}
+
+impl Tag {
+    /// The session that is answered, unless one is being opened.
+    #[must_use]
+    pub fn session(&self) -> Option<SessionId> {
+        match self {
+            Self::Ordered(session, ..) | Self::Read(session, _) => Some(*session),
+            Self::Open(_) => None,
+        }
+    }
 }
 
 /// What a request asks to be ordered.
@@ -503,6 +514,19 @@ impl Message {
     #[must_use]
     pub fn encode(&self) -> Bytes {
         codec::encode(self).into()
+    }
+
+    /// The session that a client and a replica speak of, if they do.
+    #[must_use]
+    pub fn session(&self) -> Option<SessionId> {
+        match self {
+            Self::Request(request) => request.tag().session(),
+            Self::Read(read) => Some(read.session),
+            Self::Ask(tag) => tag.session(),
+            Self::Reply(reply) => reply.tag.session(),
+            Self::Nudge(session, _) => Some(*session),
+            _ => None,
+        }
     }
 
     /// Checks shape and sender: counts within their caps, and a kind that `from` may send.

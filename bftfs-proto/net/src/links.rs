@@ -21,7 +21,7 @@ use bftfs_proto::Digest;
 use bftfs_proto::auth::{PublicKey, Verified};
 use bftfs_proto::engine::To;
 use bftfs_proto::message::Message;
-use bftfs_proto::types::{ClientId, Principal, ReplicaId};
+use bftfs_proto::types::{ClientId, Principal, ReplicaId, SessionId};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tracing::warn;
@@ -215,11 +215,18 @@ impl Links {
             return;
         }
         let encoded = message.encode();
-        self.enqueue(to, kind(message), |connection| connection.enqueue(&encoded));
+        let session = message.session();
+        self.enqueue(to, session, kind(message), |connection| connection.enqueue(&encoded));
     }
 
     /// Has `enqueue` queue a frame of this kind on every connection that it is for.
-    fn enqueue(&self, to: To, kind: &'static str, enqueue: impl Fn(&Connection) -> Queued) {
+    fn enqueue(
+        &self,
+        to: To,
+        session: Option<SessionId>,
+        kind: &'static str,
+        enqueue: impl Fn(&Connection) -> Queued,
+    ) {
         let peers = self.shared.peers();
         let send = |connection: &Arc<Connection>| {
             let Queued { bytes, dropped } = enqueue(connection);
@@ -235,7 +242,7 @@ impl Links {
         match to {
             To::One(Principal::Replica(id)) => send_to_replica(id),
             To::One(Principal::Client(id)) => match peers.clients.get(&id) {
-                Some(connections) => connections.iter().for_each(send),
+                Some(connections) => concerned(connections, session).for_each(send),
                 None => self.shared.counters.unsent(Principal::Client(id), 1),
             },
             To::Replicas => {
@@ -283,6 +290,21 @@ impl Links {
         // A peer that does not answer finds out by itself.
         let _ = tokio::time::timeout(CLOSE_WAIT, self.shared.endpoint.wait_idle()).await;
     }
+}
+
+/// Those of a client's connections that a message about this session is for. Mounts share a
+/// certificate, and each would hear what is said to all.
+fn concerned(
+    connections: &[Arc<Connection>],
+    session: Option<SessionId>,
+) -> impl Iterator<Item = &Arc<Connection>> {
+    let is_its_own = |connection: &Arc<Connection>| connection.session() == session;
+    let known = session.is_some() && connections.iter().any(is_its_own);
+    // One that has just come up may be anybody's.
+    let concerns = move |connection: &&Arc<Connection>| {
+        !known || connection.session().is_none_or(|own| Some(own) == session)
+    };
+    connections.iter().filter(concerns)
 }
 
 impl Shared {

@@ -11,7 +11,7 @@ use bftfs_net::{ClientHandle, Event, Standing};
 use bftfs_proto::Digest;
 use bftfs_proto::client::Failure;
 use bftfs_proto::engine::To;
-use bftfs_proto::message::{Data, Message, Read, Vote};
+use bftfs_proto::message::{Data, Message, Read, Tag, Vote};
 use bftfs_proto::types::{ClientId, Principal, ReplicaId, Seq, SessionId, View};
 use bytes::Bytes;
 use support::{Dir, Node, PERIOD, next, next_message};
@@ -25,8 +25,12 @@ fn vote(seq: u64) -> Message {
 }
 
 fn read(number: u64) -> Message {
-    let operation = Bytes::from_static(b"an operation");
-    Message::Read(Read { session: SessionId(1), number, operation, replier: ReplicaId(0) })
+    read_in(1, number)
+}
+
+fn read_in(session: u64, number: u64) -> Message {
+    let (session, operation) = (SessionId(session), Bytes::from_static(b"an operation"));
+    Message::Read(Read { session, number, operation, replier: ReplicaId(0) })
 }
 
 #[tokio::test]
@@ -65,23 +69,37 @@ async fn replicas_and_clients_exchange_messages() {
 }
 
 #[tokio::test]
-async fn a_client_may_have_many_connections_and_each_hears_everything() {
+async fn mounts_of_one_certificate_hear_what_concerns_them() {
     let dir = Dir::new(1);
     let mut zero = Node::replica(&dir, 0);
-    let mut mounts = [Node::client(&dir, "alice"), Node::client(&dir, "alice")];
-    zero.connected(&[ALICE, ALICE]).await;
-    for mount in &mut mounts {
+    let [mut one, mut two, mut new] = [(); 3].map(|()| Node::client(&dir, "alice"));
+    zero.connected(&[ALICE; 3]).await;
+    for (session, mount) in [(1, &mut one), (2, &mut two), (0, &mut new)] {
         mount.connected(&[R0]).await;
+        if session > 0 {
+            mount.links.send(To::One(R0), &read_in(session, 7));
+            assert_eq!(next_message(&mut zero).await, (ALICE, read_in(session, 7)));
+        }
     }
-    let reply = support::reply(b"a result");
-    zero.links.send(To::One(ALICE), &reply);
-    for mount in &mut mounts {
-        assert_eq!(next_message(mount).await, (R0, reply.clone()));
+    // Nobody spoke of session 3; opening one concerns no session yet.
+    let told = [1, 2, 3].map(|session| support::reply(Tag::Read(SessionId(session), 1)));
+    let nudge = Message::Nudge(SessionId(2), Bytes::from_static(b"your turn"));
+    let open = support::reply(Tag::Open(5));
+    for message in told.iter().chain([&nudge, &open]) {
+        zero.links.send(To::One(ALICE), message);
     }
-    let [first, mut second] = mounts;
-    first.links.close().await;
-    zero.links.send(To::One(ALICE), &reply);
-    assert_eq!(next_message(&mut second).await, (R0, reply));
+    let [first, second, third] = told;
+    let heard = [
+        (&mut one, vec![&first, &third, &open]),
+        (&mut two, vec![&second, &third, &nudge, &open]),
+        // A mount whose connection was lost may not have spoken on the new one.
+        (&mut new, vec![&first, &second, &third, &nudge, &open]),
+    ];
+    for (mount, messages) in heard {
+        for message in messages {
+            assert_eq!(next_message(mount).await, (R0, message.clone()));
+        }
+    }
 }
 
 #[tokio::test]

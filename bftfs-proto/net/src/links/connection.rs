@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bftfs_proto::auth::{MacKey, Reject, verify};
-use bftfs_proto::types::Principal;
+use bftfs_proto::types::{Principal, SessionId};
 use bytes::{Bytes, BytesMut};
 use quinn::{ConnectionError, RecvStream};
 use tokio::sync::Notify;
@@ -134,6 +134,8 @@ pub(super) struct Connection {
     quic: quinn::Connection,
     key_in: MacKey,
     pub(super) key_out: MacKey,
+    /// The session that the peer spoke of last: a mount has one.
+    session: Mutex<Option<SessionId>>,
     control: Lane,
     bulk: Lane,
 }
@@ -160,6 +162,7 @@ impl Connection {
             key_in: MacKey::derive(&secret, cluster, peer, me),
             key_out: MacKey::derive(&secret, cluster, me, peer),
             quic,
+            session: Mutex::default(),
             control: Lane::new(CONTROL_QUEUE_BYTES),
             bulk: Lane::new(bulk_bytes),
         })
@@ -174,6 +177,15 @@ impl Connection {
     pub(super) fn enqueue_frame(&self, frame: Frame) -> Queued {
         let lane = if frame.encoded.len() > BULK_BYTES { &self.bulk } else { &self.control };
         Queued { bytes: frame.len(), dropped: lane.push(frame) }
+    }
+
+    /// The session that its peer spoke of last, if it did.
+    pub(super) fn session(&self) -> Option<SessionId> {
+        *self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hear_of(&self, session: SessionId) {
+        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
     }
 
     /// What went over it so far.
@@ -234,6 +246,7 @@ impl Connection {
             while let Some(frame) = decoder.next()? {
                 let message = verify(&self.key_in, self.peer, &frame)?;
                 shared.counters.received(kind(&message), LENGTH_BYTES + frame.len());
+                message.session().into_iter().for_each(|session| self.hear_of(session));
                 if shared.events.send(Event::Message(self.peer, message)).await.is_err() {
                     return Ok(());
                 }

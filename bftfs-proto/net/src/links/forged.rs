@@ -58,7 +58,7 @@ impl Links {
 
     /// Queues what is no message for whoever is connected.
     pub fn send_forged(&self, to: Principal, forged: &Forged) {
-        self.enqueue(To::One(to), "forged", |connection| {
+        self.enqueue(To::One(to), None, "forged", |connection| {
             connection.enqueue_frame(forged.frame(&connection.key_out))
         });
     }

@@ -11,7 +11,7 @@ use bftfs_certs::{Authority, Period, Plan, Subject, cluster_path, init, leaf_pat
 use bftfs_net::cluster_file::{ClientMember, client_entry};
 use bftfs_net::{ClusterFile, Event, Identity, Links};
 use bftfs_proto::message::{Answer, Message, Reply, Tag};
-use bftfs_proto::types::{ClientId, Principal, ReplicaId, SessionId, View};
+use bftfs_proto::types::{ClientId, Principal, ReplicaId, View};
 use bytes::Bytes;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::pki_types::pem::PemObject as _;
@@ -159,11 +159,11 @@ pub(crate) async fn until(holds: impl Fn() -> bool) {
     tokio::time::timeout(PATIENCE, wait).await.expect("it holds in time");
 }
 
-pub(crate) fn reply(result: &'static [u8]) -> Message {
-    let answer = Answer::Result(Bytes::from_static(result));
+pub(crate) fn reply(tag: Tag) -> Message {
+    let answer = Answer::Result(Bytes::from_static(b"a result"));
     Message::Reply(Reply {
         view: View(0),
-        tag: Tag::Read(SessionId(1), 1),
+        tag,
         digest: answer.digest(&bftfs_proto::Digest::ZERO),
         answer: Some(answer),
     })
