@@ -5,16 +5,17 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use bftfs_dev::Mode;
+use bftfs_dev::{Mode, MountGuard};
 use clap::{Args, ValueEnum as _};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::limited::{Ended, run};
-use super::{Place, table, tool};
+use super::{Place, Site, table, tool};
 use crate::machine;
 use crate::progress::Progress;
 
@@ -83,15 +84,26 @@ pub(crate) fn exercise(options: &Options) -> Result<()> {
     let progress = Progress::new(modes.len() * usize::try_from(seeds)?);
     let mut settings = machine::describe();
     settings.extend([("fsx", json!(VERSION)), ("seed", json!(options.seed))]);
-    let mut report = Report { settings, modes: BTreeMap::new() };
+    // All modes at once: they see one file system, and the replicas have more to agree on.
+    let mut mounts = Vec::new();
     for mode in modes {
-        let mount = site.mount(mode.name(), *mode)?;
-        // All modes see one file system.
-        let place = mount.point().join(mode.name());
-        fs::create_dir(&place).with_context(|| format!("cannot make {}", place.display()))?;
-        let logs = site.directory(&format!("log-{}", mode.name()))?;
-        let fsx = Fsx { program: &program, place, logs };
-        report.modes.insert(mode.name(), fsx.exercise(options, &progress, mode.name())?);
+        mounts.push((mode.name(), site.mount(mode.name(), *mode)?));
+    }
+    let exercises = thread::scope(|scope| {
+        let begin = |(mode, mount): &(_, MountGuard)| {
+            let (mode, point) = (*mode, mount.point().to_owned());
+            let (program, site, progress) = (&program, &site, &progress);
+            scope.spawn(move || {
+                let fsx = Fsx::new(program, site, &point, mode)?;
+                Ok((mode, fsx.exercise(options, progress, mode)?))
+            })
+        };
+        let running: Vec<_> = mounts.iter().map(begin).collect();
+        running.into_iter().map(|one| one.join().expect("it does not panic")).collect()
+    });
+    let exercises: Result<_> = exercises;
+    let report = Report { settings, modes: exercises? };
+    for (_, mount) in mounts {
         mount.unmount()?;
     }
     drop(progress);
@@ -130,7 +142,14 @@ struct Fsx<'a> {
     logs: PathBuf,
 }
 
-impl Fsx<'_> {
+impl<'a> Fsx<'a> {
+    /// In a directory of its own.
+    fn new(program: &'a Path, site: &Site, mount: &Path, mode: &str) -> Result<Self> {
+        let place = mount.join(mode);
+        fs::create_dir(&place).with_context(|| format!("cannot make {}", place.display()))?;
+        Ok(Self { program, place, logs: site.directory(&format!("log-{mode}"))? })
+    }
+
     fn exercise(&self, options: &Options, progress: &Progress, mode: &str) -> Result<Exercise> {
         let mut done = Exercise::default();
         let mut offered = ALWAYS.to_vec();
