@@ -30,9 +30,8 @@ struct Kind {
 pub(crate) const REPLICATED: &str = "-replicated";
 /// How many replicas there are where nothing else is said.
 pub(crate) const REPLICAS: u32 = 4;
-/// The clients of a cluster, by the mode that each mounts in. One for all would have every mount hear
-/// the replies to the others.
-const CLIENTS: [Mode; 3] = [Mode::Strict, Mode::Relatime, Mode::RoLookup];
+/// The name of the clusters' client.
+const CLIENT: &str = "bench";
 /// The column of BFS-nr in strict mode.
 pub(crate) const BFS_NR: &str = "nr";
 
@@ -140,8 +139,7 @@ impl Clusters {
         let cluster = self.cluster(column.kind, clusters)?;
         let point = dir.join("mnt");
         fs::create_dir(&point).with_context(|| format!("cannot make {}", point.display()))?;
-        let client = Some(column.mode.name().to_owned());
-        let options = MountOptions { client, ..MountOptions::new(&point, column.mode) };
+        let options = MountOptions::new(&point, column.mode);
         let mount = Some(cluster.mount(&options)?);
         Ok(ClusterMount { mount, options, replicas: Replicas(cluster) })
     }
@@ -154,7 +152,7 @@ impl Clusters {
         let options = UpOptions {
             replicas: kind.replicas,
             durability: kind.durability,
-            clients: CLIENTS.map(|mode| mode.name().to_owned()).into(),
+            clients: vec![CLIENT.to_owned()],
             ..UpOptions::new(&dir)
         };
         let cluster = Rc::new(DevCluster::up(&options)?);
@@ -195,7 +193,7 @@ impl Replicas {
     }
 
     fn client_dir(&self) -> PathBuf {
-        self.0.dir().join(format!("client-{}", CLIENTS[0].name()))
+        self.0.dir().join(format!("client-{CLIENT}"))
     }
 }
 
