@@ -100,6 +100,9 @@ async fn mounts_of_one_certificate_hear_what_concerns_them() {
             assert_eq!(next_message(mount).await, (R0, message.clone()));
         }
     }
+    one.links.close().await;
+    zero.links.send(To::One(ALICE), &open);
+    assert_eq!(next_message(&mut two).await, (R0, open));
 }
 
 #[tokio::test]
