@@ -30,8 +30,9 @@ struct Kind {
 pub(crate) const REPLICATED: &str = "-replicated";
 /// How many replicas there are where nothing else is said.
 pub(crate) const REPLICAS: u32 = 4;
-/// The name of the clusters' client.
-const CLIENT: &str = "bench";
+/// The clients of a cluster, by the mode that each mounts in. With one for all, a mount would also
+/// hear some of what is said to the others.
+const CLIENTS: [Mode; 3] = [Mode::Strict, Mode::Relatime, Mode::RoLookup];
 /// The column of BFS-nr in strict mode.
 pub(crate) const BFS_NR: &str = "nr";
 
@@ -139,7 +140,8 @@ impl Clusters {
         let cluster = self.cluster(column.kind, clusters)?;
         let point = dir.join("mnt");
         fs::create_dir(&point).with_context(|| format!("cannot make {}", point.display()))?;
-        let options = MountOptions::new(&point, column.mode);
+        let client = Some(column.mode.name().to_owned());
+        let options = MountOptions { client, ..MountOptions::new(&point, column.mode) };
         let mount = Some(cluster.mount(&options)?);
         Ok(ClusterMount { mount, options, replicas: Replicas(cluster) })
     }
@@ -152,7 +154,7 @@ impl Clusters {
         let options = UpOptions {
             replicas: kind.replicas,
             durability: kind.durability,
-            clients: vec![CLIENT.to_owned()],
+            clients: CLIENTS.map(|mode| mode.name().to_owned()).into(),
             ..UpOptions::new(&dir)
         };
         let cluster = Rc::new(DevCluster::up(&options)?);
@@ -193,7 +195,7 @@ impl Replicas {
     }
 
     fn client_dir(&self) -> PathBuf {
-        self.0.dir().join(format!("client-{CLIENT}"))
+        self.0.dir().join(format!("client-{}", CLIENTS[0].name()))
     }
 }
 
